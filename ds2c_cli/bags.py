@@ -1,0 +1,95 @@
+"""Samples become bags: cells sorted by spot, their embeddings in memory, gathered a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .cache import Cache
+from .embed import embeddings_of
+from .models.bag import Bag
+from .project import Sample
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The spots of one or more samples with their cells, flat; `batch` gathers any of them without a loop."""
+
+    cells: torch.Tensor  # (C, d) float32, sorted by spot
+    area: torch.Tensor  # (C,) um2, NaN where a cell is only a point
+    inside: torch.Tensor  # (C,) bool
+    start: torch.Tensor  # (S + 1,) int64: the cells of spot s are start[s] : start[s + 1]
+    tiles: torch.Tensor  # (S, d) float32, the spots' own tiles
+    around: torch.Tensor  # (S, k) int64, rows of `tiles`, -1 where missing
+    cell_row: np.ndarray  # (C,) row of the sample's cell table
+    sample: np.ndarray  # (S,) which sample a spot is of
+
+    @property
+    def n_spots(self) -> int:
+        return len(self.tiles)
+
+    def to(self, device: torch.device) -> Bags:
+        """All tensors on a device."""
+        moved = (getattr(self, name).to(device) for name in ("cells", "area", "inside", "start", "tiles", "around"))
+        return Bags(*moved, self.cell_row, self.sample)
+
+    def cell_index(self, spots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the cells of these spots: their rows (c,), and which of `spots` each belongs to (c,)."""
+        first, length = self.start[spots], self.start[spots + 1] - self.start[spots]
+        spot_of = torch.repeat_interleave(torch.arange(len(spots), device=spots.device), length)
+        within = torch.arange(len(spot_of), device=spots.device) - (length.cumsum(0) - length)[spot_of]
+        return first[spot_of] + within, spot_of
+
+    def batch(self, spots: torch.Tensor) -> Bag:
+        """The bag of these spots (s,), each with all its cells and the tiles it sees."""
+        cell, spot_of = self.cell_index(spots)
+        around = self.around[spots]
+        seen, row = torch.unique(torch.cat([spots, around[around >= 0]]), return_inverse=True)
+        compact = torch.full_like(around, -1)
+        compact[around >= 0] = row[len(spots) :]
+        return Bag(
+            self.cells[cell], self.area[cell], spot_of, self.inside[cell], self.tiles[seen], row[: len(spots)], compact
+        )
+
+
+def load_bags(samples: Sequence[Sample], cache: Cache, encoder: str, outside: bool) -> Bags:
+    """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells."""
+    parts = [_one(sample, cache, encoder, outside) for sample in samples]
+    spots = np.cumsum([0] + [part.n_spots for part in parts])
+    cells = np.cumsum([0] + [len(part.cells) for part in parts])
+    shifted = [torch.where(part.around >= 0, part.around + int(n), -1) for part, n in zip(parts, spots, strict=False)]
+    starts = [part.start[:-1] + int(n) for part, n in zip(parts, cells, strict=False)]
+    return Bags(
+        torch.cat([part.cells for part in parts]),
+        torch.cat([part.area for part in parts]),
+        torch.cat([part.inside for part in parts]),
+        torch.cat([*starts, torch.tensor([cells[-1]])]),
+        torch.cat([part.tiles for part in parts]),
+        torch.cat(shifted),
+        np.concatenate([part.cell_row for part in parts]),
+        np.repeat(np.arange(len(parts)), [part.n_spots for part in parts]),
+    )
+
+
+def _one(sample: Sample, cache: Cache, encoder: str, outside: bool) -> Bags:
+    cells = sample.cells
+    context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
+    rows = np.arange(len(cells)) if outside else np.flatnonzero(inside)
+    rows = rows[np.argsort(context[rows], kind="stable")]
+    spot_boxes = sample.spot_boxes()
+    start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))
+    vectors = embeddings_of(cache, sample, np.concatenate([sample.cell_boxes()[rows], spot_boxes]), encoder)
+    vectors = vectors.astype(np.float32)
+    return Bags(
+        torch.from_numpy(vectors[: len(rows)]),
+        torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),
+        torch.from_numpy(inside[rows]),
+        torch.from_numpy(start.astype(np.int64)),
+        torch.from_numpy(vectors[len(rows) :]),
+        torch.from_numpy(sample.neighbours.astype(np.int64)),
+        rows,
+        np.zeros(len(spot_boxes), np.int64),
+    )

@@ -1,0 +1,122 @@
+"""Checkpoints: a trained model with all that prediction needs, in a file that is safe to load."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import schema
+from .bags import Bags
+from .errors import InputError
+from .models import MODELS
+from .project import file_hash, replacing
+from .settings import Geometry, Training
+
+
+@dataclass
+class Checkpoint:
+    """Weights and standardisation as tensors, everything else as plain JSON in `about` (DESIGN 8)."""
+
+    model: nn.Module
+    centre: torch.Tensor  # (d,) mean of the training embeddings
+    spread: torch.Tensor  # (d,) their SD
+    mean_area: float  # um2, of the training cells; NaN where they are points
+    about: dict[str, Any]
+    hash: str = ""  # sha256 of the file
+
+    @property
+    def name(self) -> str:
+        return self.about["name"]
+
+    @property
+    def genes(self) -> list[str]:
+        return self.about["genes"]
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(**self.about["geometry"])
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """`fingerprint`, `settings` and `description` of the encoder."""
+        return self.about["encoder"]
+
+    def standardise(self, bags: Bags) -> Bags:
+        """Bags with embeddings and areas on the scale of the training data."""
+        area = bags.area / self.mean_area
+        return Bags(
+            (bags.cells - self.centre) / self.spread,
+            torch.where(torch.isfinite(area), area, 1.0),
+            bags.inside,
+            bags.start,
+            (bags.tiles - self.centre) / self.spread,
+            bags.around,
+            bags.cell_row,
+            bags.sample,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        state = {key: value.cpu() for key, value in self.model.state_dict().items()}
+        with replacing(path) as part:
+            torch.save(
+                {
+                    "version": schema.CHECKPOINT_VERSION,
+                    "about": json.dumps(self.about),
+                    "state": state,
+                    "centre": self.centre,
+                    "spread": self.spread,
+                    "mean_area": self.mean_area,
+                },
+                part,
+            )
+
+
+def build_model(settings: Training, dimension: int, genes: int) -> nn.Module:
+    """An untrained model by its name."""
+    return MODELS[settings.model](dimension, genes, settings.hidden, settings.dropout)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without unpickling anything but tensors and plain values.
+
+    Raises InputError when the file is missing, is no checkpoint of ds2c, or would have to run code to be read.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}", "Train one with `ds2c train -o FILE`.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"{path} is not a checkpoint of ds2c: it is damaged or a pickle that would have to run code to load",
+            "Use a file that `ds2c train` wrote.",
+        ) from error
+    if not isinstance(content, dict) or "about" not in content or "state" not in content:
+        raise InputError(f"{path} holds no ds2c checkpoint", "Use a file that `ds2c train` wrote.")
+    if content["version"] != schema.CHECKPOINT_VERSION:
+        raise InputError(
+            f"{path} is of version {content['version']}, this ds2c reads {schema.CHECKPOINT_VERSION}",
+            "Train it again, or use the ds2c that wrote it.",
+        )
+    about = json.loads(content["about"])
+    model = build_model(Training(**about["training"]), len(content["centre"]), len(about["genes"]))
+    model.load_state_dict(content["state"], strict=True)
+    model.eval().requires_grad_(False)
+    return Checkpoint(model, content["centre"], content["spread"], content["mean_area"], about, file_hash(path))
+
+
+def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mean (d,) and SD (d,) over the cell and spot tiles of the training spots, and their cells' mean area (um2)."""
+    chosen = torch.from_numpy(spots)
+    cells, _ = bags.cell_index(chosen)
+    cells = cells[bags.inside[cells]]
+    vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]])
+    spread = vectors.std(0, correction=0)
+    return vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean())

@@ -1,0 +1,37 @@
+"""ds2c demo: options, one call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import console
+from .options import CacheOption, DebugOption, JsonOption
+
+
+def command(
+    folder: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project to make.")] = Path("demo"),
+    size_px: Annotated[int, typer.Option("--size", help="Side of the generated slides in pixels.", min=768)] = 2560,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the whole chain on two generated slides."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..demo import demo
+    from ..report import tables_of
+
+    with console.progress() as tell:
+        shown = demo(folder, cache or default_root(), size_px, tell)
+    for table in tables_of(shown.found):
+        console.table(table.title, table.columns, table.rows)
+    console.note("Generated tissue: it shows that the chain works, not how good it is on H&E.")
+    console.note(f"Virtual cells: {shown.prediction}")
+    console.note(f"Open the report: {shown.report}")
+    console.result(
+        [shown.report],
+        {"report": shown.report, "prediction": shown.prediction, "rows": shown.found.rows.to_dict("records")},
+    )

@@ -1,0 +1,56 @@
+"""ds2c evaluate: options, one call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import console
+from .options import CacheOption, DebugOption, DeviceOption, JsonOption, ProjectOption, SamplesArgument, listed
+
+
+def command(
+    samples: SamplesArgument = None,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="Files or names: A,B or repeated; by default all of the project's.")
+    ] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Score written predictions instead.", metavar="DIR")] = None,
+    name: Annotated[str, typer.Option(help="Of the folder in evaluation/.")] = "",
+    baselines: Annotated[bool, typer.Option(help="Score the trivial baselines too.")] = True,
+    device: DeviceOption = "auto",
+    project: ProjectOption = Path(),
+    cache: CacheOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score predictions against single-cell truth and write a report."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..evaluate import evaluate
+    from ..project import Project
+    from ..report import tables_of, write_report
+
+    home = Project(project)
+    names = listed(checkpoint) or ([] if predictions else home.checkpoint_names())
+    with console.progress() as tell:
+        found = evaluate(
+            home,
+            cache or default_root(),
+            [home.checkpoint_named(each) for each in names],
+            predictions,
+            samples or (),
+            name,
+            baselines,
+            device,
+            tell,
+        )
+    report = write_report(home, found)
+    for table in tables_of(found):
+        console.table(table.title, table.columns, table.rows)
+    for sample, number in found.left_out.items():
+        if number:
+            console.warn(f"{sample}: {number:,} cells have a spot without counts as context and are left out")
+    console.result([report], {"report": report, "metrics": found.folder / "metrics.json",
+                              "rows": found.rows.to_dict("records")})  # fmt: skip

@@ -1,0 +1,57 @@
+"""ds2c predict: options, one call, print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import console
+from .options import (
+    CacheOption,
+    DebugOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    ProjectOption,
+    SamplesArgument,
+)
+
+
+def command(
+    checkpoint: Annotated[str, typer.Option(help="A file, or a name in the project's checkpoints.", metavar="NAME")],
+    samples: SamplesArgument = None,
+    mode: Annotated[str, typer.Option(help="predict from the image, or deconvolve measured spots.")] = "predict",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The h5ad, where one sample is named.")] = None,
+    device: DeviceOption = "auto",
+    project: ProjectOption = Path(),
+    cache: CacheOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Predict the expression of every cell."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..predict import predict
+    from ..project import Project
+
+    home = Project(project)
+    with console.progress() as tell:
+        runs = predict(
+            home,
+            home.checkpoint_named(checkpoint),
+            cache or default_root(),
+            samples or (),
+            mode,  # type: ignore[arg-type]
+            output,
+            device,
+            force,
+            tell,
+        )
+    for done in runs:
+        state = "is up to date" if done.unchanged else f"{done.cells:,} cells"
+        console.note(f"{done.path}: {state}" + (f", {done.deconvolved:,} deconvolved" if done.deconvolved else ""))
+    console.result([done.path for done in runs], {"predictions": [asdict(done) for done in runs]})

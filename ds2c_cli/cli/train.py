@@ -1,0 +1,94 @@
+"""ds2c train: options, one call, print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import console
+from .options import (
+    CacheOption,
+    DebugOption,
+    DeviceOption,
+    DryRunOption,
+    EncoderOption,
+    ForceOption,
+    JsonOption,
+    PrecisionOption,
+    ProjectOption,
+    listed,
+)
+
+
+def command(
+    train: Annotated[list[str] | None, typer.Option(help="Samples to learn from: S1,S2 or repeated; all others.")] = None,
+    val: Annotated[
+        list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="additive, paper, mlp or cell-supervised.")] = None,
+    folds: Annotated[int, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=0)] = 0,
+    output: Annotated[str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")] = "",
+    seed: Annotated[int | None, typer.Option(help="Of initial weights, batches and held-out blocks.")] = None,
+    genes: Annotated[int | None, typer.Option(help="Model only the most variable genes; 0 for all.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better loss before stopping.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0: the model's own.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the layers.")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
+    batch_spots: Annotated[int | None, typer.Option(help="Spots a step.")] = None,
+    encoder: EncoderOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = "auto",
+    project: ProjectOption = Path(),
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train a model on spots."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..project import Project
+    from ..settings import Embedding, Training
+    from ..train import train as train_model
+    from ..train import train_folds
+
+    home = Project(project)
+    flags = {
+        "model": model, "seed": seed, "genes": genes, "epochs": epochs, "patience": patience,
+        "learning_rate": learning_rate, "hidden": hidden, "dropout": dropout, "batch_spots": batch_spots,
+    }  # fmt: skip
+    settings = home.settings(Training, flags)
+    embedding = home.embedding(home.settings(Embedding, {"encoder": encoder, "precision": precision}))
+    name = output or settings.model + (f"-seed{settings.seed}" if settings.seed else "")
+    path = Path(name) if "/" in name else home.checkpoint(name.removesuffix(".pt"))
+    root = cache or default_root()
+    with console.progress() as tell:
+        if folds:
+            runs = train_folds(
+                home, settings, embedding, root, path, folds, listed(train), device, dry_run, force, tell
+            )
+        else:
+            runs = [
+                train_model(
+                    home, settings, embedding, root, path, listed(train), listed(val), device, dry_run, force, tell
+                )
+            ]
+    for done in runs:
+        for warning in done.warnings:
+            console.warn(warning)
+        learnt = f"{done.spots:,} spots to learn from, {done.held_out:,} held out, {done.genes:,} genes"
+        if done.unchanged:
+            console.note(f"{done.path} is up to date")
+        elif dry_run:
+            console.note(f"{done.path}: {learnt}; nothing was trained")
+        else:
+            console.note(
+                f"{done.path}: {learnt}; best of {done.epochs} epochs is {done.best_epoch}, "
+                f"held-out loss {done.best_loss:.4f}, {done.seconds:.0f} s"
+            )
+    console.result([done.path for done in runs], {"encoder": embedding["settings"], "runs": [asdict(r) for r in runs]})

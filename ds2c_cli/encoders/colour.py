@@ -1,0 +1,35 @@
+"""The colour encoder: 21 statistics of a tile's RGB values, the baseline every study should see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import UsageError
+
+PERCENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+DIMENSION = 3 * (2 + len(PERCENTILES))
+
+
+class ColourStatistics(nn.Module):
+    """Mean, SD and five percentiles of each channel, as shares of 255."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # (n, 3, h, w) grey levels
+        flat = pixels.flatten(2)  # (n, 3, h * w)
+        ranked = flat.sort(-1).values
+        at = [round(q * (flat.shape[-1] - 1)) for q in PERCENTILES]
+        spread = flat.std(-1, correction=0)
+        return torch.cat([flat.mean(-1), spread, *[ranked[..., i] for i in at]], -1) / 255  # (n, 21)
+
+
+def no_files(weights: str) -> list[Path]:
+    """There are none; naming some is a mistake."""
+    if weights:
+        raise UsageError("the encoder colour has no weights", "Leave out --weights.")
+    return []
+
+
+def build(files: list[Path]) -> nn.Module:
+    return ColourStatistics()

@@ -1,0 +1,311 @@
+"""Step 5: predictions are scored against single-cell truth and beside the trivial baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from . import schema
+from .bags import load_bags
+from .checkpoint import Checkpoint, load_checkpoint
+from .errors import InputError
+from .expression import log_share, select_genes
+from .io.predictions import PredictionFile
+from .metrics import Moments, blocks_of, centred_by, scores
+from .models.baselines import BASELINES
+from .predict import CELLS_AT_ONCE, cache_for, check_fit, chunks, share_out
+from .progress import Progress, silent
+from .project import Project, Sample, replacing, write_json
+from .schema import TARGET_SUM
+from .train import CELL_SUPERVISED
+
+SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
+
+
+@dataclass
+class Evaluated:
+    """What `evaluate` found: tidy rows (DESIGN 9), scores a gene, and what the report draws from."""
+
+    folder: Path
+    rows: pd.DataFrame
+    per_gene: pd.DataFrame
+    painted: list[Painted] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)  # cells without truth, by sample
+
+
+@dataclass(frozen=True)
+class Painted:
+    """One gene on one slide: where the cells are (n, 2) in um, their truth and their prediction (n,)."""
+
+    sample: str
+    model: str
+    gene: str
+    points: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    pearson: float
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a sample, over a model's panel."""
+
+    sample: Sample
+    spots: sparse.csr_matrix  # (S, G)
+    totals: np.ndarray  # (S,)
+    cells: sparse.csr_matrix | None  # (C, G)
+    block: np.ndarray  # (S,) the spatial block of each spot
+    area: np.ndarray  # (C,) um2
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Predictions for some spots and their cells, of a model or a baseline, on the scale of `spot_share`."""
+
+    spots: np.ndarray
+    cells: np.ndarray  # (c,) rows of the cell table
+    spot_of: np.ndarray  # (c,) rows of the spot table
+    inside: np.ndarray  # (c,)
+    share: np.ndarray  # (c, G) log1p per 10,000 of the spot
+    spot_log: np.ndarray | None  # (s, G)
+
+
+def evaluate(
+    project: Project,
+    cache_root: Path,
+    checkpoints: Sequence[Path] = (),
+    predictions: Path | None = None,
+    samples: Sequence[str] = (),
+    name: str = "",
+    baselines: bool = True,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Evaluated:
+    """Score checkpoints, or written predictions, on every sample with truth, and write metrics and scores a gene.
+
+    Samples with cell counts are scored cell by cell, measured ones spot by spot. Raises InputError when there is
+    nothing to score.
+    """
+    chosen = [sample for sample in project.samples(samples) if sample.has_spot_counts]
+    if not chosen:
+        raise InputError("no sample has counts to score against", "Prepare samples with --counts.")
+    rows: list[dict[str, Any]] = []
+    genes: list[pd.DataFrame] = []
+    result = Evaluated(project.evaluation(name or _default_name(checkpoints, predictions)), pd.DataFrame(), pd.DataFrame())
+    seen: set[tuple[str, ...]] = set()
+    for source in _sources(checkpoints, predictions):
+        for sample in chosen:
+            if isinstance(source, Path) and not (source / f"{sample.name}.h5ad").exists():
+                continue
+            about, pieces = _pieces(project, cache_root, source, sample, device, progress)
+            scenario = scenario_of(about, sample)
+            truth = _truth(sample, about["genes"])
+            label, seed = about["training"]["model"], about["training"]["seed"]
+            table = _Table(truth, scenario, about["genes"], sample.name)
+            for piece in pieces:
+                table.add(label, piece)
+                if truth.cells is not None and label not in ("mlp",):
+                    table.add(f"{label} {SEES_SPOT}", _deconvolved(piece, truth), spot_level=False)
+            key = (sample.name, scenario, *about["genes"])
+            if baselines and key not in seen:
+                seen.add(key)
+                for baseline, predict in BASELINES.items():
+                    table.add(baseline, _baseline(predict, truth))
+            found, by_gene, painted = table.scored(seed, about["name"])
+            rows += found
+            genes.append(by_gene)
+            result.painted += painted
+            result.left_out[sample.name] = table.left_out
+    if not rows:
+        raise InputError("nothing was scored: no sample has both truth and a prediction", "Run `ds2c predict` first.")
+    result.rows = pd.DataFrame(rows)
+    result.per_gene = pd.concat(genes, ignore_index=True)
+    document = {"version": schema.METRICS_VERSION, "rows": result.rows.replace({np.nan: None}).to_dict("records")}
+    write_json(result.folder / "metrics.json", document)
+    with replacing(result.folder / "per_gene.parquet") as part:
+        result.per_gene.to_parquet(part, index=False)
+    return result
+
+
+def scenario_of(about: dict[str, Any], sample: Sample) -> str:
+    """IS for a training sample, VAL for one that only stopped the training, else OOS or, of another cohort, OOD."""
+    if sample.name in about["val"]:
+        return "VAL"
+    if sample.slide_fingerprint in about["slides"]:
+        return "IS"
+    return "OOS" if sample.cohort in about["cohorts"] else "OOD"
+
+
+def relative_to_ceiling(rows: pd.DataFrame) -> pd.Series:
+    """Each score over that of the cell-supervised model on the same cells, genes and metric (mean over its seeds)."""
+    keys = ["sample", "scenario", "genes", "metric"]
+    ceiling = rows[rows["model"] == CELL_SUPERVISED].groupby(keys)["value"].mean()
+    if ceiling.empty:
+        return pd.Series(np.nan, index=rows.index)
+    at = pd.MultiIndex.from_frame(rows[keys])
+    return pd.Series(rows["value"].to_numpy() / ceiling.reindex(at).to_numpy(), index=rows.index)
+
+
+def _default_name(checkpoints: Sequence[Path], predictions: Path | None) -> str:
+    if predictions is not None:
+        return predictions.resolve().name
+    return checkpoints[0].stem if len(checkpoints) == 1 else "all"
+
+
+def _sources(checkpoints: Sequence[Path], predictions: Path | None) -> list[Checkpoint | Path]:
+    return [predictions] if predictions is not None else [load_checkpoint(path) for path in checkpoints]
+
+
+def _pieces(
+    project: Project, cache_root: Path, source: Checkpoint | Path, sample: Sample, device: str, progress: Progress
+) -> tuple[dict[str, Any], Iterator[Piece]]:
+    if isinstance(source, Path):
+        file = PredictionFile(source / f"{sample.name}.h5ad")
+        if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
+            raise InputError(f"{source} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again.")
+        return file.about["checkpoint"], _from_file(file, sample)
+    check_fit(source, sample)
+    cache, _ = cache_for(project, source, cache_root, sample, device, progress)
+    bags = load_bags([sample], cache, source.encoder["description"]["encoder"], outside=True)
+
+    def run() -> Iterator[Piece]:
+        done = 0
+        for c in chunks(source, bags, device):
+            done += len(c.cells)
+            progress(f"score {source.name} on {sample.name}", done, len(bags.cells), "")
+            yield Piece(
+                c.spots, c.cells, c.spots[c.spot_of], c.inside, torch.log1p(c.share).numpy(), c.spot_log.numpy()
+            )
+
+    return source.about, run()
+
+
+def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
+    context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
+    order = np.argsort(context, kind="stable")
+    start = np.searchsorted(context[order], np.arange(len(sample.spots) + 1))
+    for spots in np.split(np.arange(len(sample.spots)), np.flatnonzero(np.diff(start[:-1] // CELLS_AT_ONCE)) + 1):
+        rows = order[start[spots[0]] : start[spots[-1] + 1]]
+        yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None)
+
+
+def _truth(sample: Sample, genes: Sequence[str]) -> Truth:
+    counts = sample.spot_counts()
+    spots = select_genes(counts.matrix, counts.genes, genes)
+    cells = None
+    if sample.has_cell_truth:
+        cell_counts = sample.cell_counts()
+        cells = select_genes(cell_counts.matrix, cell_counts.genes, genes)
+    points = sample.spots[["x", "y"]].to_numpy()
+    totals = np.asarray(spots.sum(1)).ravel()
+    return Truth(sample, spots, totals, cells, blocks_of(points), sample.cells["area_um2"].to_numpy())
+
+
+def _deconvolved(piece: Piece, truth: Truth) -> Piece:
+    """The same prediction, given the measured spot: its counts shared out over the members."""
+    member = piece.inside
+    local = piece.spot_of[member] - piece.spots[0]
+    counts = torch.from_numpy(truth.spots[piece.spots].toarray().astype(np.float32))
+    shared = share_out(torch.expm1(torch.from_numpy(piece.share[member])), torch.from_numpy(local), counts).numpy()
+    share = log_share(shared, truth.totals[piece.spot_of[member]])
+    return Piece(piece.spots, piece.cells[member], piece.spot_of[member], member[member], share, None)
+
+
+def _baseline(predict: Any, truth: Truth) -> Piece:
+    cells = truth.sample.cells
+    context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
+    rows = np.flatnonzero(inside)
+    share = predict(truth.spots, truth.totals, context[rows], truth.area[rows])
+    return Piece(np.arange(len(truth.totals)), rows, context[rows], inside[rows], share, None)
+
+
+class _Table:
+    """Moments of every model on one sample, by scenario and metric."""
+
+    def __init__(self, truth: Truth, scenario: str, genes: Sequence[str], sample: str) -> None:
+        self.truth, self.scenario, self.genes, self.sample = truth, scenario, list(genes), sample
+        self.left_out = 0
+        self._moments: dict[tuple[str, str, str], Moments] = {}
+        self._kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def add(self, model: str, piece: Piece, spot_level: bool = True) -> None:
+        """Add a model's predictions for some spots."""
+        truth, known = self.truth, self.truth.totals > 0
+        if spot_level and piece.spot_log is not None:
+            at = piece.spots[known[piece.spots] & np.isfinite(piece.spot_log[:, 0])]
+            observed = log_share(truth.spots[at].toarray(), truth.totals[at])
+            self._add(model, self.scenario, "spot_pearson", truth.block[at], observed, piece.spot_log[at - piece.spots[0]])
+        if truth.cells is None:
+            return
+        scored = known[piece.spot_of]
+        self.left_out = max(self.left_out, int((~scored).sum()))
+        cells, spot_of, inside = piece.cells[scored], piece.spot_of[scored], piece.inside[scored]
+        observed = log_share(truth.cells[cells].toarray(), truth.totals[spot_of])
+        predicted, block = piece.share[scored], truth.block[spot_of]
+        parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
+        if not self.scenario.startswith("IS") and not inside.all():
+            parts.append((self.scenario, np.ones_like(inside)))
+        for scenario, chosen in parts:
+            self._add(model, scenario, "pearson", block[chosen], observed[chosen], predicted[chosen])
+        centred = centred_by(spot_of[inside], observed[inside], predicted[inside])
+        self._add(model, f"{self.scenario}_in", "within_spot", block[inside], *centred)
+        if SEES_SPOT not in model:
+            self._kept.setdefault(model, []).append((cells, predicted))
+
+    def _add(self, model: str, scenario: str, metric: str, block: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
+        key = (model, scenario, metric)
+        if key not in self._moments:
+            self._moments[key] = Moments(int(self.truth.block.max()) + 1, len(self.genes))
+        self._moments[key].add(block, x, y)
+
+    def scored(self, seed: int, checkpoint: str) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Painted]]:
+        """Tidy rows, scores a gene, and the best variable gene painted for the models that saw no spot."""
+        rows: list[dict[str, Any]] = []
+        by_gene = []
+        for (model, scenario, metric), moments in self._moments.items():
+            own = None if model in BASELINES else seed
+            common = {"model": model, "checkpoint": "" if model in BASELINES else checkpoint, "scenario": scenario}
+            for score in scores(moments):
+                rows.append({
+                    **common, "genes": score.genes, "metric": metric, "value": score.value, "low": score.low,
+                    "high": score.high, "n_cells": moments.number, "n_genes": score.n_genes,
+                    "sample": self.sample, "seed": own,
+                })  # fmt: skip
+            by_gene.append(
+                pd.DataFrame({
+                    **common, "sample": self.sample, "seed": own, "metric": metric, "gene": self.genes,
+                    "rank": np.arange(1, len(self.genes) + 1), "value": moments.pearson(),
+                })  # fmt: skip
+            )
+        return rows, pd.concat(by_gene, ignore_index=True), self._painted()
+
+    def _painted(self) -> list[Painted]:
+        painted = []
+        cells = self.truth.sample.cells
+        for model, parts in self._kept.items():
+            if model in BASELINES or self.truth.cells is None:
+                continue
+            key = (model, f"{self.scenario}_in", "pearson")
+            r = self._moments[key].pearson()
+            gene = int(np.nanargmax(r))
+            rows = np.concatenate([part for part, _ in parts])
+            predicted = np.concatenate([values[:, gene] for _, values in parts])
+            counts = np.asarray(self.truth.cells[rows, gene].todense()).ravel()
+            totals = self.truth.totals[cells["spot"].to_numpy()[rows]]
+            observed = log_share(counts[:, None], totals)[:, 0]
+            points = cells[["x", "y"]].to_numpy()[rows] * self.truth.sample.mpp
+            painted.append(Painted(self.sample, model, self.genes[gene], points, observed, predicted, float(r[gene])))
+        return painted
+
+
+def summary(rows: pd.DataFrame, genes: Iterable[str], metric: str) -> pd.DataFrame:
+    """Mean over samples and seeds: one row a model and gene set, one column a scenario."""
+    chosen = rows[(rows["metric"] == metric) & rows["genes"].isin(list(genes))]
+    return chosen.pivot_table(index=["model", "genes"], columns="scenario", values="value", aggfunc="mean")

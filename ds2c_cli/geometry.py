@@ -1,0 +1,188 @@
+"""Spots, tiles, membership and neighbours; the only place where microns become pixels and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from scipy.spatial import cKDTree
+
+from .settings import Geometry, Layout
+
+NEIGHBOURS = {"grid": 8, "hex": 6}
+# How far a neighbour is, in pitches: on a grid the diagonal is at 1.41 and the next ring at 2, on a hexagonal
+# layout the ring is at 1 and the next at 1.73. Half-way between, so that jitter of the array does not matter.
+REACH = {"grid": 1.7, "hex": 1.35}
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """What the spots' positions say of their array."""
+
+    layout: Layout
+    pitch_px: float
+
+
+def pseudo_spots(width: int, height: int, mpp: float, geometry: Geometry) -> np.ndarray:
+    """Centres (n, 2) in pixels of the pseudo-spots whose whole tile lies on the slide, row by row.
+
+    `grid`: adjoining square tiles with a disc in the centre of each; `hex`: rows half a pitch apart in x and
+    sqrt(3)/2 pitches in y, as Visium's (DESIGN 6).
+    """
+    half = geometry.spot_tile_um / mpp / 2
+    pitch = (geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um) / mpp
+    row_pitch = pitch if geometry.layout == "grid" else pitch * np.sqrt(3) / 2
+    ys = np.arange(half, height - half + 1e-6, row_pitch)
+    rows = []
+    for row, y in enumerate(ys):
+        shift = pitch / 2 if geometry.layout == "hex" and row % 2 else 0.0
+        xs = np.arange(half + shift, width - half + 1e-6, pitch)
+        rows.append(np.column_stack([xs, np.full(len(xs), y)]))
+    return np.concatenate(rows) if rows else np.empty((0, 2))
+
+
+def pseudo_cells(thumbnail_tissue: np.ndarray, scale: float, mpp: float, side_um: float) -> np.ndarray:
+    """A regular grid of square pseudo-cells on tissue, for slides without a segmentation: (n,) shapely boxes.
+
+    `thumbnail_tissue` is (h, w) bool at `scale` level-0 pixels a thumbnail pixel.
+    """
+    side = side_um / mpp
+    height, width = np.array(thumbnail_tissue.shape) * scale
+    x, y = np.meshgrid(np.arange(side / 2, width, side), np.arange(side / 2, height, side))
+    x, y = x.ravel(), y.ravel()
+    on_tissue = at(thumbnail_tissue, x, y, scale)
+    x, y = x[on_tissue], y[on_tissue]
+    return shapely.box(x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+
+
+def at(mask: np.ndarray, x: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
+    """The value of a thumbnail mask (h, w) at level-0 pixels x, y (n,); False outside."""
+    column, row = np.floor(x / scale).astype(np.int64), np.floor(y / scale).astype(np.int64)
+    known = (column >= 0) & (row >= 0) & (column < mask.shape[1]) & (row < mask.shape[0])
+    values = np.zeros(len(column), bool)
+    values[known] = mask[row[known], column[known]]
+    return values
+
+
+def square_tiles(x: np.ndarray, y: np.ndarray, side: np.ndarray | float) -> np.ndarray:
+    """Tiles (n, 3): upper left x, y and side, centred on x, y (n,)."""
+    side = np.broadcast_to(side, x.shape)
+    return np.column_stack([x - side / 2, y - side / 2, side])
+
+
+def cell_tiles(outline: np.ndarray, mpp: float, smallest_um: float) -> np.ndarray:
+    """The smallest square around each cell, centred on its bounding box, of at least `smallest_um`: (n, 3) pixels."""
+    x0, y0, x1, y1 = shapely.bounds(outline).T
+    side = np.maximum(np.maximum(x1 - x0, y1 - y0), max(smallest_um / mpp, 1.0))
+    return square_tiles((x0 + x1) / 2, (y0 + y1) / 2, side)
+
+
+def pixel_boxes(tiles: np.ndarray) -> np.ndarray:
+    """Tiles (n, 3) of floats as whole level-0 pixels (n, 3) int64: the box that is cropped and that names the cache key."""
+    side = np.maximum(np.rint(tiles[:, 2]), 1)
+    corner = np.rint(tiles[:, :2] + (tiles[:, 2:] - side[:, None]) / 2)
+    return np.column_stack([corner, side]).astype(np.int64)
+
+
+def member_of(outline: np.ndarray, spots: np.ndarray, mpp: float, geometry: Geometry) -> np.ndarray:
+    """The spot (row of `spots` (n, 2), pixels) each cell is a member of, -1 for none: (cells,) int32.
+
+    `margin`: centroid at least `margin_um` inside the disc's edge (the paper's text); `overlap`: at least that
+    share of the cell's area in the disc (its published code); `centroid`: centroid in the disc.
+    """
+    member = np.full(len(outline), -1, np.int32)
+    if not len(spots) or not len(outline):
+        return member
+    radius = geometry.spot_um / mpp / 2
+    if geometry.membership == "overlap":
+        discs = shapely.buffer(shapely.points(spots), radius, quad_segs=32)
+        cell, spot = shapely.STRtree(discs).query(outline, predicate="intersects")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = shapely.area(shapely.intersection(outline[cell], discs[spot])) / shapely.area(outline[cell])
+        enough = share >= geometry.overlap
+        best = np.lexsort((share[enough], cell[enough]))  # where discs overlap, the largest share is written last
+        member[cell[enough][best]] = spot[enough][best]
+        return member
+    if geometry.membership == "margin":
+        radius -= geometry.margin_um / mpp
+    distance, nearest = cKDTree(spots).query(centroids(outline))
+    inside = distance <= radius
+    member[inside] = nearest[inside]
+    return member
+
+
+def centroids(outline: np.ndarray) -> np.ndarray:
+    """Centroids (n, 2) of shapely outlines."""
+    return shapely.get_coordinates(shapely.centroid(outline))
+
+
+def context_of(cells: np.ndarray, member: np.ndarray, spots: np.ndarray, tile_side: float) -> np.ndarray:
+    """The spot whose tiles each cell (n, 2) sees: its own, else the one whose tile contains it, else the nearest."""
+    if not len(spots):
+        return np.full(len(cells), -1, np.int32)
+    tree = cKDTree(spots)
+    _, nearest = tree.query(cells)
+    distance, holder = tree.query(cells, p=np.inf)  # Chebyshev: tiles are squares of one side
+    context = np.where(distance <= tile_side / 2, holder, nearest)
+    return np.where(member >= 0, member, context).astype(np.int32)
+
+
+def lattice_of(spots: np.ndarray) -> Lattice:
+    """Whether measured spots (n, 2) stand on a square or a hexagonal array, and their pitch in pixels.
+
+    Within 1.25 pitches a spot inside a square array has 4 others, inside a hexagonal one 6.
+    """
+    if len(spots) < 2:
+        return Lattice("grid", float("inf"))
+    tree = cKDTree(spots)
+    pitch = float(np.median(tree.query(spots, k=2)[0][:, 1]))
+    around = tree.query_ball_point(spots, 1.25 * pitch, return_length=True) - 1
+    return Lattice("hex" if np.percentile(around, 75) > 4 else "grid", pitch)
+
+
+def neighbours_of(spots: np.ndarray, lattice: Lattice) -> np.ndarray:
+    """The spots around each spot, nearest first: (n, 8) on a grid, (n, 6) on a hexagonal layout; int32, -1 where missing."""
+    k = NEIGHBOURS[lattice.layout]
+    neighbours = np.full((len(spots), k), -1, np.int32)
+    if len(spots) < 2:
+        return neighbours
+    distance, index = cKDTree(spots).query(
+        spots, k=min(k + 1, len(spots)), distance_upper_bound=REACH[lattice.layout] * lattice.pitch_px
+    )
+    index = np.where(np.isfinite(distance), index, -1)[:, 1:]
+    neighbours[:, : index.shape[1]] = index
+    return neighbours
+
+
+def jaccard_with_tissue(x: np.ndarray, y: np.ndarray, tissue: np.ndarray, scale: float, bin_px: float) -> float:
+    """How well points (n,) cover the tissue and only the tissue, 0 to 1: |bins of both| / |bins of either|.
+
+    Bins are squares of `bin_px` level-0 pixels; `tissue` is a (h, w) thumbnail mask of `scale` pixels a pixel.
+    """
+    rows, columns = (max(1, int(np.ceil(n * scale / bin_px))) for n in tissue.shape)
+    row, column = np.indices(tissue.shape)
+    row, column = (row * scale / bin_px).astype(int), (column * scale / bin_px).astype(int)
+    share = np.zeros((rows, columns))
+    filled = np.bincount((row * columns + column).ravel(), tissue.ravel(), rows * columns)
+    count = np.bincount((row * columns + column).ravel(), minlength=rows * columns)
+    share = filled / np.maximum(count, 1) > 0.3
+    column, row = np.floor(x / bin_px).astype(np.int64), np.floor(y / bin_px).astype(np.int64)
+    known = (row >= 0) & (column >= 0) & (row < rows) & (column < columns)
+    outside = len(np.unique(np.column_stack([row, column])[~known], axis=0))
+    points = np.zeros(rows * columns, bool)
+    points[(row * columns + column)[known]] = True
+    either = (points | share).sum() + outside
+    return float((points & share).sum() / either) if either else 0.0
+
+
+def hold_out_blocks(spots: np.ndarray, neighbours: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of spots (n, 2) to train on and to stop early on, spatially apart: two of ten slabs are held out.
+
+    The slabs cut the longer axis into equal numbers of spots; spots next to a held-out one are in neither set.
+    """
+    axis = int(np.ptp(spots[:, 1]) > np.ptp(spots[:, 0]))
+    slab = np.argsort(np.argsort(spots[:, axis], kind="stable"), kind="stable") * 10 // len(spots)
+    held = np.isin(slab, np.random.default_rng(seed).permutation(10)[:2])
+    beside = (held[neighbours] & (neighbours >= 0)).any(1)
+    return np.flatnonzero(~held & ~beside), np.flatnonzero(held)

@@ -1,0 +1,1 @@
+"""Foreign formats: slides, cells, counts, spots and predictions, one file each."""

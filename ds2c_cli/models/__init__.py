@@ -1,0 +1,8 @@
+"""The models that can be trained, by the name the user types."""
+
+from __future__ import annotations
+
+from .deepsets import Additive, CellSupervised, Paper
+from .mlp import Mlp
+
+MODELS = {"additive": Additive, "paper": Paper, "mlp": Mlp, "cell-supervised": CellSupervised}

@@ -1,0 +1,32 @@
+"""A batch of spots with their cells, ragged and flat: what every model reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Bag:
+    """S spots, the C cells whose context they are, and the U distinct spot tiles these spots see.
+
+    No padding: cell c belongs to row `spot_of[c]`, sums over a spot are segment sums.
+    """
+
+    cells: torch.Tensor  # (C, d) embeddings of the cell tiles
+    area: torch.Tensor  # (C,) um2 over the training cells' mean; 1 where a cell is only a point
+    spot_of: torch.Tensor  # (C,) int64, row of the batch's spots
+    inside: torch.Tensor  # (C,) bool, member of the spot; the others only share its context
+    tiles: torch.Tensor  # (U, d) embeddings of spot tiles
+    own: torch.Tensor  # (S,) int64, row of `tiles`: the spot's own
+    around: torch.Tensor  # (S, k) int64, rows of `tiles`: its neighbours, -1 where missing
+
+    @property
+    def n_spots(self) -> int:
+        return len(self.own)
+
+
+def segment_sum(values: torch.Tensor, segment: torch.Tensor, n: int) -> torch.Tensor:
+    """Rows of values (C, g) summed by segment (C,): (n, g)."""
+    return values.new_zeros((n, values.shape[1])).index_add_(0, segment, values)

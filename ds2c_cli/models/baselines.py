@@ -1,0 +1,39 @@
+"""The trivial baselines that every evaluation prints: they use no image, two of them are given the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+
+from ..expression import log_share
+
+# (spots x genes counts, spot totals, spot of each cell (c,), cell area um2 (c,)) -> (c, genes) spot_share
+Baseline = Callable[[sparse.csr_matrix, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def mean(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Every cell the same: the mean spot's expression over its mean number of cells; its correlation is 0."""
+    share = np.asarray(spots.sum(0)).ravel() / max(len(spot_of), 1)
+    total = np.full(1, totals.sum() / max(len(np.unique(spot_of)), 1))
+    return np.broadcast_to(log_share(share[None], total), (len(spot_of), spots.shape[1]))
+
+
+def even_split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """The spot's counts shared out equally over its cells."""
+    return _split(spots, totals, spot_of, np.ones(len(spot_of)))
+
+
+def area_split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """The spot's counts shared out in proportion to the cells' areas; equally where areas are unknown."""
+    return _split(spots, totals, spot_of, np.where(np.isfinite(area), area, 1.0))
+
+
+def _split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    part = weight / np.bincount(spot_of, weight, minlength=len(totals))[spot_of]
+    return log_share(spots[spot_of].multiply(part[:, None]).toarray(), totals[spot_of])
+
+
+BASELINES: dict[str, Baseline] = {"mean": mean, "even split": even_split, "area split": area_split}
+SEE_SPOT = ("even split", "area split")

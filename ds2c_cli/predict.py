@@ -1,0 +1,204 @@
+"""Step 4: a trained model gives every cell its virtual expression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from . import __version__, schema
+from .bags import Bags, load_bags
+from .cache import Cache
+from .checkpoint import Checkpoint, load_checkpoint
+from .embed import Embedded, embed, tiles_of
+from .errors import InputError, UsageError
+from .expression import select_genes
+from .io.predictions import create_predictions, recorded_recipe
+from .models.bag import Bag, segment_sum
+from .progress import Progress, silent
+from .project import Project, Sample, must_run, recipe_hash, replacing
+from .schema import TARGET_SUM
+from .settings import Embedding
+
+Mode = Literal["predict", "deconvolve"]
+CELLS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some spots with all the cells whose context they are."""
+
+    spots: np.ndarray  # (s,) rows of the spot table
+    cells: np.ndarray  # (c,) rows of the cell table
+    spot_of: np.ndarray  # (c,) rows of `spots`
+    inside: np.ndarray  # (c,) bool
+    share: torch.Tensor  # (c, G) counts per 10,000 of the cell's spot
+    spot_log: torch.Tensor  # (s, G) log1p of counts per 10,000 of the spot; NaN without members
+
+
+@dataclass
+class Predicted:
+    """What `predict` did for one sample."""
+
+    sample: str
+    path: Path
+    cells: int = 0
+    deconvolved: int = 0
+    unchanged: bool = False
+    embedded: Embedded | None = field(default=None, repr=False)
+
+
+def predict(
+    project: Project,
+    checkpoint_path: Path,
+    cache_root: Path,
+    samples: Sequence[str] = (),
+    mode: Mode = "predict",
+    output: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress = silent,
+) -> list[Predicted]:
+    """Predict every cell of the samples, embedding what is missing first, and write one AnnData a sample (DESIGN 7).
+
+    `deconvolve` shares the measured counts of each spot out over its members. Raises InputError when a sample's
+    geometry is not the checkpoint's, WeightsError when its encoder cannot be had here.
+    """
+    if mode not in ("predict", "deconvolve"):
+        raise UsageError(f"--mode must be predict or deconvolve, not {mode!r}")
+    checkpoint = load_checkpoint(checkpoint_path)
+    chosen = project.samples(samples)
+    if output is not None and len(chosen) > 1:
+        raise UsageError(f"one file {output} cannot hold {len(chosen)} samples", "Name one sample, or leave out -o.")
+    for sample in chosen:
+        check_fit(checkpoint, sample)
+        if mode == "deconvolve" and not sample.has_spot_counts:
+            raise InputError(f"sample {sample.name} has no spot counts to share out", "Use --mode predict.")
+    name = checkpoint.name if mode == "predict" else f"{checkpoint.name}-deconvolve"
+    done = []
+    for sample in chosen:
+        path = output or project.predictions(name) / f"{sample.name}.h5ad"
+        recipe = recipe_hash({"checkpoint": checkpoint.hash, "sample": sample.record["recipe"], "mode": mode})
+        if not must_run(f"prediction {path}", None if force else recorded_recipe(path), recipe, force):
+            done.append(Predicted(sample.name, path, len(sample.cells), unchanged=True))
+            continue
+        cache, embedded = cache_for(project, checkpoint, cache_root, sample, device, progress)
+        result = _predict_sample(checkpoint, sample, cache, path, recipe, mode, device, progress)
+        result.embedded = embedded
+        done.append(result)
+    return done
+
+
+def check_fit(checkpoint: Checkpoint, sample: Sample) -> None:
+    """Raise InputError unless the sample was prepared with the geometry the model was trained on."""
+    trained, prepared = (checkpoint.about["lattice"], checkpoint.geometry), (sample.lattice.layout, sample.geometry)
+    if trained != prepared:
+        raise InputError(
+            f"sample {sample.name} was prepared with {prepared[0]}, {prepared[1]}, but {checkpoint.name} was trained "
+            f"with {trained[0]}, {trained[1]}",
+            "Prepare the sample with the checkpoint's geometry.",
+        )
+
+
+def cache_for(
+    project: Project, checkpoint: Checkpoint, cache_root: Path, sample: Sample, device: str, progress: Progress
+) -> tuple[Cache, Embedded | None]:
+    """The cache with all embeddings of the sample that the checkpoint needs, encoding those that are missing."""
+    wanted = checkpoint.encoder
+    cache = Cache(cache_root, wanted["fingerprint"], wanted["description"]["dimension"])
+    _, keys = tiles_of(sample, wanted["description"]["tile_px"])
+    if not cache.missing(keys).any():
+        return cache, None
+    settings = Embedding(**{**wanted["settings"], "precision": wanted["description"]["precision"]})
+    done = embed(project, settings, cache_root, [sample.name], device, expected=wanted["fingerprint"], progress=progress)
+    cache.refresh()
+    return cache, done
+
+
+def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator[Chunk]:
+    """Run the model over all spots of one sample, some thousand cells at a time."""
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    model = checkpoint.model.to(where)
+    scaled = checkpoint.standardise(bags).to(where)
+    groups = (bags.start[:-1] // CELLS_AT_ONCE).numpy()
+    for spots in np.split(np.arange(bags.n_spots), np.flatnonzero(np.diff(groups)) + 1):
+        rows = torch.from_numpy(spots).to(where)
+        with torch.inference_mode():
+            bag = scaled.batch(rows)
+            share, spot_log = model.cell(bag), model.spot(bag)  # type: ignore[operator]
+            members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
+            spot_log[members == 0] = torch.nan
+        index, spot_of = bags.cell_index(torch.from_numpy(spots))
+        yield Chunk(
+            spots, bags.cell_row[index.numpy()], spot_of.numpy(), bag.inside.cpu().numpy(), share.cpu(), spot_log.cpu()
+        )
+
+
+def share_out(share: torch.Tensor, spot_of: torch.Tensor, spot_counts: torch.Tensor) -> torch.Tensor:
+    """Observed counts (s, G) shared out over the members (c, G) of their spots in proportion to their rates.
+
+    c_jg = s_g * r_jg / sum_k r_kg; evenly where all rates are zero. The members of a spot add up to the spot.
+    """
+    total = segment_sum(share, spot_of, len(spot_counts))
+    number = torch.bincount(spot_of, minlength=len(spot_counts)).clamp(min=1).unsqueeze(1).to(share.dtype)
+    part = torch.where(total[spot_of] > 0, share / total[spot_of].clamp(min=1e-30), 1 / number[spot_of])
+    return part * spot_counts[spot_of]
+
+
+def _predict_sample(
+    checkpoint: Checkpoint,
+    sample: Sample,
+    cache: Cache,
+    path: Path,
+    recipe: str,
+    mode: Mode,
+    device: str,
+    progress: Progress,
+) -> Predicted:
+    cells = sample.cells
+    bags = load_bags([sample], cache, checkpoint.encoder["description"]["encoder"], outside=True)
+    counts = None
+    if mode == "deconvolve":
+        measured = sample.spot_counts()
+        counts = select_genes(measured.matrix, measured.genes, checkpoint.genes)
+    centre = cells[["x", "y"]].to_numpy()
+    obs = cells.drop(columns="cell_id").set_index(cells["cell_id"].astype(str).to_numpy())
+    if counts is not None:
+        obs["deconvolved"] = obs["inside"]
+    about = {
+        "version": schema.PREDICTION_VERSION,
+        "ds2c": __version__,
+        "recipe": recipe,
+        "mode": mode,
+        "sample": {"name": sample.name, "slide_fingerprint": sample.slide_fingerprint, "mpp": sample.mpp},
+        "checkpoint": {"hash": checkpoint.hash, **checkpoint.about},
+    }
+    obsm = {schema.OBSM_UM: centre * sample.mpp, schema.OBSM_PX: centre}
+    done, number = 0, 0
+    with replacing(path) as part:
+        out = create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None)
+        for chunk in chunks(checkpoint, bags, device):
+            share = chunk.share
+            if counts is not None:
+                member = torch.from_numpy(chunk.inside)
+                spot_counts = torch.from_numpy(counts[chunk.spots].toarray().astype(np.float32))
+                spot_of = torch.from_numpy(chunk.spot_of)
+                shared = share_out(share[member], spot_of[member], spot_counts)
+                totals = spot_counts.sum(1, keepdim=True)[spot_of[member]]
+                share[member] = TARGET_SUM * shared / totals.clamp(min=1)
+                rows = np.full(chunk.share.shape, np.nan, np.float32)  # a cell outside the spots was not measured
+                rows[chunk.inside] = shared.numpy()
+                out[schema.LAYER_COUNTS][chunk.cells] = rows
+                number += int(chunk.inside.sum())
+            out[schema.LAYER_SPOT_SHARE][chunk.cells] = torch.log1p(share).numpy()
+            own = share.sum(1, keepdim=True).clamp(min=1e-12)
+            out["X"][chunk.cells] = torch.log1p(TARGET_SUM * share / own).numpy()
+            done += len(chunk.cells)
+            progress(f"predict {sample.name}", done, len(cells), "")
+        for matrix in out.values():
+            matrix.flush()
+    return Predicted(sample.name, path, len(cells), number)

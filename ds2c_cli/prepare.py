@@ -1,0 +1,419 @@
+"""Step 1: slide, cells and expression become the tables of a sample."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import shapely
+from scipy import sparse
+
+from . import __version__, schema
+from .errors import InputError, UsageError
+from .expression import MIN_SEEN, is_control, seen_in, sum_over_spots
+from .geometry import (
+    Lattice,
+    cell_tiles,
+    centroids,
+    context_of,
+    jaccard_with_tissue,
+    lattice_of,
+    member_of,
+    neighbours_of,
+    pseudo_cells,
+    pseudo_spots,
+    square_tiles,
+)
+from .io.cells import Cells, read_cells
+from .io.counts import Counts, read_counts
+from .io.slides import Slide, open_slide, tissue_mask
+from .io.spots import SpotTable, read_spots
+from .overlay import draw_overlay
+from .progress import Progress, silent
+from .project import Project, file_hash, must_run, recipe_hash, replacing, write_json
+from .settings import Geometry
+
+TYPICAL_CELL_UM = (4.0, 40.0)  # equivalent diameter of a segmented nucleus or cell, beyond which mpp is doubted
+PITCHES_UM = {"hex": (100.0,), "grid": (200.0, 100.0)}  # Visium; legacy Spatial Transcriptomics and 100 um arrays
+CHECK_BIN_UM = 150.0  # coordinates are compared with the tissue in squares of this side
+CHECK_GAIN = 0.25  # how much better another reading of the coordinates must fit to be called the right one
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a sample is made from. `cells` is a file, or `grid:SIDE_UM` for pseudo-cells on the tissue."""
+
+    slide: Path
+    cells: str
+    counts: Path | None = None
+    spots: Path | None = None
+    x_column: str = ""
+    y_column: str = ""
+    id_column: str = ""
+    mpp: float | None = None
+    keep_matching: bool = False  # go on with the cells (or spots) that both files have
+    trust_coordinates: bool = False  # do not compare coordinates with the tissue
+
+
+@dataclass
+class Prepared:
+    """What `prepare` did. `warnings` are sentences for a person."""
+
+    folder: Path
+    unchanged: bool = False
+    n_cells: int = 0
+    n_inside: int = 0
+    n_spots: int = 0
+    n_genes: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def prepare(
+    project: Project,
+    sources: Sources,
+    geometry: Geometry,
+    sample: str = "",
+    donor: str = "",
+    cohort: str = "",
+    dry_run: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Prepared:
+    """Read one slide with its cells and, where given, its expression, and write samples/<sample>/ (DESIGN 4).
+
+    Cell counts make pseudo-spots with known single-cell truth; a spot table with counts makes measured spots;
+    cells alone make a sample to predict on, with pseudo-spots for context only.
+    Raises InputError for anything missing, malformed or contradictory in the files.
+    """
+    name = _sample_name(sample or sources.slide.name.split(".")[0])
+    if sources.spots is not None and sources.counts is None:
+        raise UsageError("--spots needs --counts, the expression of these spots", "Add --counts FILE.")
+    slide = open_slide(sources.slide)
+    recipe = _recipe(sources, slide, geometry, donor or name, cohort or "cohort")
+    folder = project.samples_folder / name
+    recorded = project.sample(name).record["recipe"] if (folder / schema.SAMPLE_FILE).exists() and not force else None
+    if not must_run(f"sample {name}", recorded, recipe_hash(recipe), force or dry_run):
+        return Prepared(folder, unchanged=True)
+
+    done = Prepared(folder)
+    mpp = _pixel_size(sources, slide)
+    progress("prepare", 0, 4, "slide")
+    thumbnail, scale = slide.thumbnail(2048)
+    tissue = tissue_mask(thumbnail)
+    progress("prepare", 1, 4, "cells")
+    cells = _cells(sources, slide, tissue, scale, mpp)
+    counts = read_counts(sources.counts) if sources.counts else None
+
+    if sources.spots is not None:
+        assert counts is not None
+        table, spot_counts = _match_spots(read_spots(sources.spots, *_columns(sources)), counts, sources)
+        spots = np.column_stack([table.x, table.y])
+        _check_coordinates("spot", table.spot_id, spots, slide, tissue, scale, mpp, sources, sources.spots)
+        lattice = lattice_of(spots)
+        done.warnings += _doubt_pitch(lattice, mpp, geometry)
+        cell_counts = None
+    else:
+        cells, cell_counts = _match_cells(cells, counts, sources) if counts else (cells, None)
+        spots = pseudo_spots(slide.width, slide.height, mpp, geometry)
+        pitch_um = geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um
+        lattice = Lattice(geometry.layout, pitch_um / mpp)
+        table, spot_counts = None, None
+    points = centroids(cells.outline)
+    if not sources.cells.startswith("grid:"):
+        _check_coordinates("cell", cells.cell_id, points, slide, tissue, scale, mpp, sources, Path(sources.cells))
+        done.warnings += _doubt_cell_size(cells, mpp)
+
+    progress("prepare", 2, 4, "membership")
+    tile_side = geometry.spot_tile_um / mpp
+    member = member_of(cells.outline, spots, mpp, geometry)
+    context = context_of(points, member, spots, tile_side)
+    if table is None:  # keep the pseudo-spots whose tile holds a cell: the others are glass
+        used = np.zeros(len(spots), bool)
+        used[member[member >= 0]] = True
+        holding = context[context >= 0]
+        within = np.abs(points[context >= 0] - spots[holding]).max(1) <= tile_side / 2
+        used[holding[within]] = True
+        spots = spots[used]
+        member = np.where(member >= 0, np.cumsum(used)[member] - 1, -1).astype(np.int32)
+        context = context_of(points, member, spots, tile_side)
+    if not len(spots):
+        raise InputError(
+            f"{sources.slide} has no room for a spot: its {slide.width} x {slide.height} pixels are "
+            f"{slide.width * mpp:.0f} x {slide.height * mpp:.0f} um, or no cell lies in a spot's tile",
+            "Check --mpp, or make spots smaller with --spot-um and --spot-tile-um.",
+        )
+    n_cells = np.bincount(member[member >= 0], minlength=len(spots)).astype(np.int32)
+    in_tissue = table.in_tissue if table is not None else n_cells > 0
+    if cell_counts is not None and not n_cells.any():
+        raise InputError(
+            f"no cell of {sources.cells} lies inside a spot by the rule {geometry.membership!r}, so the spot set is empty",
+            "Choose another --membership, or larger spots with --spot-um.",
+        )
+
+    ids = table.spot_id if table is not None else np.array([f"spot_{i:06d}" for i in range(len(spots))], object)
+    tiles = square_tiles(spots[:, 0], spots[:, 1], tile_side)
+    cell_boxes = cell_tiles(cells.outline, mpp, geometry.cell_tile_um)
+    area = shapely.area(cells.outline) * mpp**2
+    cell_table = pd.DataFrame({
+        "cell_id": cells.cell_id, "x": points[:, 0], "y": points[:, 1],
+        "tile_x": cell_boxes[:, 0], "tile_y": cell_boxes[:, 1], "tile_side": cell_boxes[:, 2],
+        "area_um2": np.where(area > 0, area, np.nan), "spot": context, "inside": member >= 0,
+    }).astype(schema.CELL_COLUMNS)  # fmt: skip
+    spot_table = pd.DataFrame({
+        "spot_id": ids, "x": spots[:, 0], "y": spots[:, 1], "tile_x": tiles[:, 0], "tile_y": tiles[:, 1],
+        "tile_side": tiles[:, 2], "in_tissue": in_tissue, "n_cells": n_cells,
+    }).astype(schema.SPOT_COLUMNS)  # fmt: skip
+    done.n_cells, done.n_inside, done.n_spots = len(cell_table), int(cell_table["inside"].sum()), len(spot_table)
+
+    truth = cell_counts or spot_counts
+    if truth is not None:
+        kept, sentence = _genes_kept(truth)
+        done.warnings += [sentence] if sentence else []
+        done.n_genes = int(kept.sum())
+    if dry_run:
+        return done
+    progress("prepare", 3, 4, "write")
+    if truth is not None:
+        if cell_counts is not None:
+            matrix = cell_counts.matrix[:, kept].tocsr()
+            spot_counts = Counts(ids, cell_counts.genes[kept], sum_over_spots(matrix, member, len(spots)))
+            _write_counts(folder / schema.CELL_COUNTS_FILE, Counts(cells.cell_id, cell_counts.genes[kept], matrix))
+        else:
+            assert spot_counts is not None
+            spot_counts = Counts(ids, spot_counts.genes[kept], spot_counts.matrix[:, kept].tocsr())
+        _write_counts(folder / schema.SPOT_COUNTS_FILE, spot_counts)
+    for stale, wanted in ((schema.CELL_COUNTS_FILE, cell_counts), (schema.SPOT_COUNTS_FILE, spot_counts)):
+        if wanted is None:
+            (folder / stale).unlink(missing_ok=True)
+    _write(folder / schema.CELLS_FILE, lambda part: cell_table.to_parquet(part, index=False))
+    _write(folder / schema.SPOTS_FILE, lambda part: spot_table.to_parquet(part, index=False))
+    neighbours = neighbours_of(spots, lattice)
+    _write(folder / schema.NEIGHBOURS_FILE, lambda part: _save_array(part, neighbours))
+    with replacing(folder / schema.OVERLAY_FILE) as part:
+        draw_overlay(part, slide, tissue, scale, mpp, cells.outline, spots, geometry)
+    write_json(folder / schema.SAMPLE_FILE, {
+        "version": schema.SAMPLE_VERSION, "ds2c": __version__, "recipe": recipe_hash(recipe),
+        "slide": str(sources.slide.resolve()), "slide_fingerprint": slide.fingerprint(),
+        "width": slide.width, "height": slide.height, "mpp": mpp, "donor": donor or name, "cohort": cohort or "cohort",
+        "measured": table is not None, "geometry": asdict(geometry), "lattice": asdict(lattice),
+        "sources": recipe["sources"], "warnings": done.warnings,
+    })  # fmt: skip
+    progress("prepare", 4, 4, "")
+    return done
+
+
+def _sample_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise UsageError(f"{name!r} cannot name a sample", "Use letters, digits, '_', '-', '+' and '.' with --sample.")
+    return name
+
+
+def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, cohort: str) -> dict[str, Any]:
+    """What the sample depends on: the content of its files, not their paths or times."""
+    files = {"counts": sources.counts, "spots": sources.spots}
+    if not sources.cells.startswith("grid:"):
+        files["cells"] = Path(sources.cells)
+    hashes = {kind: {"path": str(path), "sha256": file_hash(path)} for kind, path in files.items() if path is not None}
+    return {
+        "slide": slide.fingerprint(),
+        "sources": hashes,
+        "cells": sources.cells if sources.cells.startswith("grid:") else "",
+        "columns": _columns(sources),
+        "mpp": sources.mpp,
+        "keep_matching": sources.keep_matching,
+        "geometry": asdict(geometry),
+        "donor": donor,
+        "cohort": cohort,
+        "version": schema.SAMPLE_VERSION,
+    }
+
+
+def _columns(sources: Sources) -> tuple[str, str, str]:
+    return sources.x_column, sources.y_column, sources.id_column
+
+
+def _pixel_size(sources: Sources, slide: Slide) -> float:
+    if sources.mpp is None and slide.mpp is None:
+        raise InputError(
+            f"{sources.slide} does not say its pixel size", "Add --mpp MICRONS_PER_PIXEL (0.25 at 40x, 0.5 at 20x)."
+        )
+    mpp = sources.mpp if sources.mpp is not None else slide.mpp
+    assert mpp is not None
+    if not 0.01 <= mpp <= 20:
+        raise UsageError(f"--mpp {mpp:g} is not a pixel size in microns", "It is 0.25 at 40x, 0.5 at 20x.")
+    return mpp
+
+
+def _cells(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float, mpp: float) -> Cells:
+    if sources.cells.startswith("grid:"):
+        try:
+            side_um = float(sources.cells[5:])
+        except ValueError:
+            side_um = 0.0
+        if not side_um > 0:
+            raise UsageError(f"--cells {sources.cells} does not name a side in microns", "Write --cells grid:20.")
+        outline = pseudo_cells(tissue, scale, mpp, side_um)
+        if not len(outline):
+            raise InputError(f"no tissue was found on {sources.slide}", "Give the cells with --cells FILE.")
+        return Cells(np.array([f"grid_{i:07d}" for i in range(len(outline))], object), outline)
+    cells = read_cells(Path(sources.cells))
+    if cells.extent is not None and cells.extent != (slide.width, slide.height):
+        raise InputError(
+            f"the label image {sources.cells} is {cells.extent[0]} x {cells.extent[1]} pixels, the slide "
+            f"{slide.width} x {slide.height}",
+            "Give the labels at level 0 of the slide.",
+        )
+    return cells
+
+
+def _match_cells(cells: Cells, counts: Counts, sources: Sources) -> tuple[Cells, Counts]:
+    """Cells and their counts in one order; both files must name the same cells unless `keep_matching`."""
+    cell_rows, count_rows = _match(cells.cell_id, counts.ids, "cell", sources.cells, sources)
+    return (
+        Cells(cells.cell_id[cell_rows], cells.outline[cell_rows], cells.extent),
+        Counts(counts.ids[count_rows], counts.genes, counts.matrix[count_rows]),
+    )
+
+
+def _match_spots(table: SpotTable, counts: Counts, sources: Sources) -> tuple[SpotTable, Counts]:
+    """Spots in the tissue with their counts; array positions without counts are not spots of this sample."""
+    known = np.isin(table.spot_id, counts.ids)
+    wanted = known if known.any() else np.ones_like(known)
+    rows, count_rows = _match(table.spot_id[wanted], counts.ids, "spot", str(sources.spots), sources)
+    kept = np.flatnonzero(wanted)[rows]
+    return (
+        SpotTable(table.spot_id[kept], table.x[kept], table.y[kept], table.in_tissue[kept]),
+        Counts(counts.ids[count_rows], counts.genes, counts.matrix[count_rows]),
+    )
+
+
+def _match(
+    ids: np.ndarray, count_ids: np.ndarray, kind: str, source: str, sources: Sources
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of both that hold the same ids, in the order of the first."""
+    position = pd.Index(count_ids).get_indexer(pd.Index(ids))
+    common = position >= 0
+    without, unknown = int((~common).sum()), len(count_ids) - int(common.sum())
+    if not common.any():
+        raise InputError(
+            f"the {kind} ids of {source} ({', '.join(ids[:2])}, ...) and of {sources.counts} "
+            f"({', '.join(count_ids[:2])}, ...) have nothing in common",
+            "Give files of the same run.",
+        )
+    if (without or unknown) and not sources.keep_matching:
+        example = ids[~common][0] if without else np.setdiff1d(count_ids, ids)[0]
+        raise InputError(
+            f"the {kind} ids don't match: {without:,} of {len(ids):,} in {source} have no counts, {unknown:,} of "
+            f"{len(count_ids):,} in {sources.counts} have no {kind} (for example {example})",
+            f"Give files of the same run, or go on with the {int(common.sum()):,} in both by --keep-matching.",
+        )
+    return np.flatnonzero(common), position[common]
+
+
+def _check_coordinates(
+    kind: str,
+    ids: np.ndarray,
+    points: np.ndarray,
+    slide: Slide,
+    tissue: np.ndarray,
+    scale: float,
+    mpp: float,
+    sources: Sources,
+    source: Path,
+) -> None:
+    """Coordinates must lie on the slide, and no other reading of them (swapped, microns) may fit the tissue better."""
+    if sources.trust_coordinates:
+        return
+    x, y = points.T
+    outside = (x < 0) | (y < 0) | (x > slide.width) | (y > slide.height)
+    bin_px = max(CHECK_BIN_UM / mpp, scale)
+    readings = {
+        "as given": (x, y),
+        "with x and y swapped": (y, x),
+        "as microns, not pixels": (x / mpp, y / mpp),
+        "as microns with x and y swapped": (y / mpp, x / mpp),
+    }
+    fit = {name: jaccard_with_tissue(a, b, tissue, scale, bin_px) for name, (a, b) in readings.items()}
+    best = max(fit, key=lambda name: fit[name])
+    wrong = fit[best] > fit["as given"] + CHECK_GAIN
+    if outside.any() or wrong:
+        first = int(np.argmax(outside))
+        where = f"{outside.sum():,} of {len(points):,} lie outside the {slide.width} x {slide.height} slide" + (
+            f", the first {ids[first]} at x {x[first]:.0f}, y {y[first]:.0f}" if outside.any() else ""
+        )
+        advice = f"They fit the tissue {fit[best]:.0%} {best} and {fit['as given']:.0%} as given. " if wrong else ""
+        raise InputError(
+            f"the {kind}s of {source} do not lie on the tissue of {sources.slide}: {where}",
+            advice + "Give x and y in level-0 pixels of this slide, or overrule with --trust-coordinates.",
+        )
+
+
+def _doubt_cell_size(cells: Cells, mpp: float) -> list[str]:
+    area = shapely.area(cells.outline)
+    if not (area > 0).any():
+        return []
+    diameter = 2 * np.sqrt(np.median(area[area > 0]) / np.pi) * mpp
+    if TYPICAL_CELL_UM[0] <= diameter <= TYPICAL_CELL_UM[1]:
+        return []
+    return [
+        f"at {mpp:g} um a pixel the median cell is {diameter:.1f} um across, which is not a cell's size "
+        f"({TYPICAL_CELL_UM[0]:g} to {TYPICAL_CELL_UM[1]:g} um): check the pixel size"
+    ]
+
+
+def _doubt_pitch(lattice: Lattice, mpp: float, geometry: Geometry) -> list[str]:
+    pitch = lattice.pitch_px * mpp
+    if not np.isfinite(pitch):
+        return []
+    doubts = []
+    if pitch < geometry.spot_um * 0.95:
+        doubts.append(
+            f"at {mpp:g} um a pixel the spots are {pitch:.0f} um apart, less than their diameter of {geometry.spot_um:g} "
+            "um: check --mpp and --spot-um"
+        )
+    elif not any(abs(pitch / known - 1) < 0.15 for known in PITCHES_UM[lattice.layout]):
+        known = " or ".join(f"{p:g}" for p in PITCHES_UM[lattice.layout])
+        doubts.append(
+            f"at {mpp:g} um a pixel the spots are {pitch:.0f} um apart on a {lattice.layout} layout, where {known} um is "
+            "usual: check the pixel size"
+        )
+    return doubts
+
+
+def _genes_kept(counts: Counts) -> tuple[np.ndarray, str]:
+    """Genes that are no control features and are seen in at least 20 cells or spots; what was dropped, in words."""
+    control = is_control(list(counts.genes))
+    rare = ~control & (seen_in(counts.matrix) < MIN_SEEN)
+    kept = ~control & ~rare
+    if not kept.any():
+        raise InputError(
+            f"no gene is seen in {MIN_SEEN} of the {counts.matrix.shape[0]} rows", "Give the counts of the whole sample."
+        )
+    parts = [f"{control.sum():,} control features"] * bool(control.any())
+    parts += [f"{rare.sum():,} genes seen in fewer than {MIN_SEEN}"] * bool(rare.any())
+    return kept, f"left out {' and '.join(parts)}; {kept.sum():,} genes stay" if parts else ""
+
+
+def _write_counts(path: Path, counts: Counts) -> None:
+    table = anndata.AnnData(
+        sparse.csr_matrix(counts.matrix, dtype=np.int32),
+        obs=pd.DataFrame(index=pd.Index(counts.ids.astype(str))),
+        var=pd.DataFrame(index=pd.Index(counts.genes.astype(str))),
+    )
+    _write(path, lambda part: table.write_h5ad(part, compression="gzip"))
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    with replacing(path) as part:
+        write(part)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)

@@ -1,0 +1,223 @@
+"""The report of an evaluation: tables for terminal and page, figures, one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from . import __version__
+from .evaluate import SEES_SPOT, Evaluated, Painted, relative_to_ceiling
+from .metrics import mean_and_spread
+from .models.baselines import BASELINES, SEE_SPOT
+from .project import Project, replacing
+from .train import CELL_SUPERVISED
+
+ORDER = (*BASELINES, "mlp", "paper", "additive", CELL_SUPERVISED)
+SCENARIOS = ("IS_in", "IS_out", "VAL_in", "VAL_out", "OOS", "OOS_in", "OOS_out", "OOD", "OOD_in", "OOD_out")
+METRICS = {"pearson": "", "within_spot": "within-spot ", "spot_pearson": "spots "}
+# Okabe and Ito's colours, told apart with any colour vision and in print
+COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
+th,td{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}
+th{border-bottom:2px solid #222}caption{text-align:left;font-weight:600;padding:.4em 0}img{max-width:100%}
+.quiet{color:#666}
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, the names of the columns, and rows of a name and numbers (None where there is none)."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
+    """The tables of one gene set: from the image alone; as a share of the ceiling; and, apart, given the spot."""
+    rows = found.rows[found.rows["genes"] == genes]
+    given = rows["model"].str.endswith(SEES_SPOT) | rows["model"].isin(SEE_SPOT)
+    what = f"mean r over the {genes.replace('top', 'top ').replace('hvg', 'most variable ')} genes"
+    tables = [_table(f"From the image alone: {what}", rows[~given], rows.loc[~given, "value"])]
+    share = relative_to_ceiling(rows[~given])
+    if share.notna().any():
+        tables.append(_table(f"The same as a share of {CELL_SUPERVISED}, trained on true cells", rows[~given], share))
+    if given.any():
+        tables.append(_table(f"Given the measured spot (not comparable with the above): {what}", rows[given], rows.loc[given, "value"]))
+    return [table for table in tables if table.rows]
+
+
+def write_report(project: Project, found: Evaluated) -> Path:
+    """Write report.html and its figures beside metrics.json; the page holds the figures and needs no other file."""
+    figures = {"genes": _score_by_genes(found), "cells_per_spot": _cells_per_spot(project, found)}
+    for sample in dict.fromkeys(p.sample for p in found.painted):
+        figures[f"painted_{sample}"] = _painted([p for p in found.painted if p.sample == sample])
+    parts = [f"<!doctype html><meta charset=utf-8><title>ds2c {html.escape(found.folder.name)}</title><style>{STYLE}</style>"]
+    parts.append(f"<h1>ds2c: {html.escape(found.folder.name)}</h1>{_summary(found)}")
+    for genes in dict.fromkeys(["top100", *found.rows["genes"]]):
+        shown = "" if genes == "top100" else f"<details><summary>{genes}</summary>"
+        parts.append(shown + "".join(_html_table(table) for table in tables_of(found, genes)) + ("</details>" if shown else ""))
+    for name, figure in figures.items():
+        if figure is None:
+            continue
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        with replacing(found.folder / f"{name}.png") as part:
+            part.write_bytes(buffer.getvalue())
+        encoded = base64.b64encode(buffer.getvalue()).decode()
+        parts.append(f'<p><img alt="{name}" src="data:image/png;base64,{encoded}">')
+    parts.append(f"<h2>All scores</h2><details><summary>every model, sample and seed</summary>{_all_rows(found.rows)}</details>")
+    parts.append(f"<p class=quiet>ds2c {__version__}. Intervals: 95 %, bootstrap over spatial blocks of cells, 10,000 resamples.")
+    path = found.folder / "report.html"
+    with replacing(path) as part:
+        part.write_text("\n".join(parts))
+    return path
+
+
+def _table(title: str, rows: pd.DataFrame, values: pd.Series) -> Table:
+    labelled = rows.assign(shown=values)
+    columns, picks = ["model"], []
+    for metric, words in METRICS.items():
+        for scenario in (*SCENARIOS, "IS", "VAL"):
+            if ((labelled["metric"] == metric) & (labelled["scenario"] == scenario)).any():
+                columns.append(f"{words}{scenario}")
+                picks.append((metric, scenario))
+    body = []
+    for model in sorted(labelled["model"].unique(), key=_rank):
+        of_model = labelled[labelled["model"] == model]
+        cells: list[Any] = []
+        for metric, scenario in picks:
+            chosen = of_model[(of_model["metric"] == metric) & (of_model["scenario"] == scenario)]["shown"].dropna()
+            cells.append(float(chosen.mean()) if len(chosen) else None)
+        seeds = of_model["seed"].nunique()
+        body.append([model + (f" ({seeds} seeds)" if seeds > 1 else ""), *cells])
+    return Table(title, columns, [row for row in body if any(v is not None for v in row[1:])])
+
+
+def _rank(model: str) -> tuple[int, str]:
+    base = model.removesuffix(f" {SEES_SPOT}")
+    return (ORDER.index(base) if base in ORDER else len(ORDER), model)
+
+
+def _summary(found: Evaluated) -> str:
+    cells = found.rows[["sample", "n_cells", "scenario"]].drop_duplicates()
+    largest = cells.groupby("sample")["n_cells"].max()
+    words = ", ".join(f"{html.escape(s)} ({n:,} scored)" for s, n in largest.items())
+    left = ", ".join(f"{n:,} of {html.escape(s)}" for s, n in found.left_out.items() if n)
+    out = f" Cells whose spot has no counts are left out: {left}." if left else ""
+    return f"<p>Samples: {words}.{out} r is Pearson's correlation per gene; genes constant in truth are left out.</p>"
+
+
+def _html_table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(c)}" for c in table.columns)
+    body = "".join("<tr>" + "".join(f"<td>{_shown(value)}" for value in row) for row in table.rows)
+    return f"<table><caption>{html.escape(table.title)}</caption><tr>{head}{body}</table>"
+
+
+def _shown(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
+
+
+def _all_rows(rows: pd.DataFrame) -> str:
+    columns = ["model", "sample", "scenario", "metric", "genes", "value", "low", "high", "n_cells", "n_genes", "seed"]
+    head = "".join(f"<th>{c}" for c in columns)
+    body = "".join("<tr>" + "".join(f"<td>{_shown(v)}" for v in row) for row in rows[columns].itertuples(index=False))
+    return f"<table><tr>{head}{body}</table>"
+
+
+def _style(model: str, models: Sequence[str]) -> str:
+    return COLOURS[list(models).index(model) % len(COLOURS)]
+
+
+def _score_by_genes(found: Evaluated) -> Figure | None:
+    """Mean correlation of the best k genes against k, a line a model, for held-out cells where there are any."""
+    table = found.per_gene[(found.per_gene["metric"] == "pearson") & found.per_gene["value"].notna()]
+    table = table[~table["model"].str.endswith(SEES_SPOT)]
+    if table.empty:
+        table = found.per_gene[(found.per_gene["metric"] == "spot_pearson") & found.per_gene["value"].notna()]
+    if table.empty:
+        return None
+    scenario = next((s for s in ("OOS_in", "OOD_in", "OOS", "OOD") if s in set(table["scenario"])), table["scenario"].iloc[0])
+    table = table[table["scenario"] == scenario]
+    models = sorted((m for m in table["model"].unique() if m not in BASELINES or m in SEE_SPOT), key=_rank)
+    figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for model in models:
+        curves = []
+        for _, run in table[table["model"] == model].groupby(["sample", "checkpoint"]):
+            ranked = np.sort(run["value"].to_numpy())[::-1]
+            curves.append(np.cumsum(ranked) / np.arange(1, len(ranked) + 1))
+        length = min(map(len, curves))
+        mean = np.mean([curve[:length] for curve in curves], 0)
+        style = ":" if model in SEE_SPOT else "-"
+        axes.plot(np.arange(1, length + 1), mean, style, color=_style(model, models), label=model)
+    axes.set(xlabel="best genes", ylabel=f"mean r, {scenario}", title="Score against the number of genes")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title="dotted: given the spot" if set(models) & set(SEE_SPOT) else None)
+    return figure
+
+
+def _cells_per_spot(project: Project, found: Evaluated) -> Figure:
+    figure = Figure(figsize=(7, 3), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(found.rows["sample"]))
+    numbers = {name: project.sample(name).spots["n_cells"].to_numpy() for name in names}
+    top = max(int(n.max()) for n in numbers.values())
+    for name, number in numbers.items():
+        axes.hist(number, bins=np.arange(0, top + 2) - 0.5, histtype="step", color=_style(name, names),
+                  label=f"{name}, median {np.median(number):.0f}")  # fmt: skip
+    axes.set(xlabel="cells a spot", ylabel="spots", title="Cells per spot")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _painted(painted: Sequence[Painted]) -> Figure:
+    """The best-predicted gene of each model on the slide, beside its truth."""
+    first = list({p.model: p for p in reversed(painted)}.values())[::-1]
+    shown = sorted(first, key=lambda p: _rank(p.model))[-4:]
+    span = np.ptp(shown[0].points, axis=0)
+    wide = span[0] > 3 * span[1]
+    side = 12 * span[1] / span[0] if wide else 3.2 * span[1] / span[0]
+    if wide:
+        figure = Figure(figsize=(12, max(2 * len(shown) * (side + 0.45), 3)), dpi=120, layout="constrained")
+        grid = np.atleast_2d(figure.subplots(len(shown) * 2, 1)).reshape(len(shown), 2)
+    else:
+        figure = Figure(figsize=(3.4 * len(shown), 2 * (side + 0.4)), dpi=120, layout="constrained")
+        grid = np.atleast_2d(figure.subplots(2, len(shown), squeeze=False)).T
+    for (above, below), one in zip(grid, shown, strict=True):
+        for axes, values, title in (
+            (above, one.truth, f"{one.gene}: truth"),
+            (below, one.prediction, f"{one.model}, r = {one.pearson:.2f}"),
+        ):
+            low, high = np.percentile(values, [1, 99])
+            axes.scatter(*one.points.T, c=values, s=2, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0,
+                         rasterized=True)  # fmt: skip
+            axes.set(aspect="equal", xticks=[], yticks=[])
+            axes.invert_yaxis()
+            axes.set_title(title, fontsize=9)
+        length = 10 ** np.floor(np.log10(span[0] / 3))
+        x, y = one.points.min(0)[0], one.points.max(0)[1]
+        below.plot([x, x + length], [y, y], color="black", linewidth=2)
+        below.text(x, y, f" {length:g} um", va="bottom", fontsize=7)
+    figure.suptitle(f"{painted[0].sample}: log1p of counts per 10,000 of the spot", fontsize=10)
+    return figure
+
+
+def mean_text(values: Sequence[float]) -> str:
+    """Mean and SD over seeds, as text."""
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.3f} ± {spread:.3f}" if spread else f"{mean:.3f}"

@@ -1,0 +1,53 @@
+"""Every column, key, unit, dtype, file name and version of what ds2c writes, spelled once."""
+
+from __future__ import annotations
+
+SAMPLE_VERSION = 1  # samples/<sample>/
+CHECKPOINT_VERSION = 1  # checkpoints/<name>.pt
+PREDICTION_VERSION = 1  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
+METRICS_VERSION = 1  # evaluation/<name>/metrics.json
+
+# Files of a project (DESIGN 4)
+SETTINGS_FILE = "ds2c.toml"
+SAMPLE_FILE = "sample.json"
+CELLS_FILE = "cells.parquet"
+SPOTS_FILE = "spots.parquet"
+NEIGHBOURS_FILE = "neighbours.npy"
+SPOT_COUNTS_FILE = "spot_counts.h5ad"
+CELL_COUNTS_FILE = "cell_counts.h5ad"
+OVERLAY_FILE = "overlay.png"
+EMBEDDINGS_FILE = "embeddings.json"  # at the top: which encoders the project was embedded with
+
+# cells.parquet: one row a cell; x right, y down, level-0 pixels unless the name says um
+CELL_COLUMNS = {
+    "cell_id": "str",
+    "x": "float64",  # centroid
+    "y": "float64",
+    "tile_x": "float64",  # upper left corner of the cell tile
+    "tile_y": "float64",
+    "tile_side": "float64",
+    "area_um2": "float64",  # NaN where the cell is only a point
+    "spot": "int32",  # row of spots.parquet that is the cell's context, -1 without spots
+    "inside": "bool",  # the cell is a member of that spot
+}
+
+# spots.parquet: one row a spot
+SPOT_COLUMNS = {
+    "spot_id": "str",
+    "x": "float64",  # centre
+    "y": "float64",
+    "tile_x": "float64",
+    "tile_y": "float64",
+    "tile_side": "float64",
+    "in_tissue": "bool",
+    "n_cells": "int32",  # members
+}
+
+# AnnData of predictions (DESIGN 7)
+LAYER_SPOT_SHARE = "spot_share"  # log1p(1e4 * c / total of the spot), the paper's scale
+LAYER_COUNTS = "counts"  # expected counts, mode deconvolve only
+OBSM_UM = "spatial"
+OBSM_PX = "spatial_px"
+UNS = "ds2c"
+
+TARGET_SUM = 10_000.0  # counts a spot (or cell) is normalised to before log1p (DESIGN 7)

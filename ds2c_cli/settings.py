@@ -1,0 +1,136 @@
+"""Settings of every step as dataclasses, and how flag, variable, file and default combine."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from .errors import UsageError
+
+Layout = Literal["grid", "hex"]
+Membership = Literal["margin", "overlap", "centroid"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How spots, tiles and membership are laid out; lengths in microns (DESIGN 6)."""
+
+    layout: Layout = "grid"
+    membership: Membership = "margin"
+    spot_um: float = 55.0  # diameter of the disc
+    spot_tile_um: float = 0.0  # side of the spot's tile; 0: the paper's 224 / 160 = 1.4 times the disc
+    pitch_um: float = 100.0  # hex only: centre to centre; a grid's pitch is its tile
+    cell_tile_um: float = 36.0  # smallest side of a cell tile; the paper's tight crop is 0
+    margin_um: float = 10.0  # membership = margin
+    overlap: float = 0.6  # membership = overlap: smallest share of the cell's area
+
+    def __post_init__(self) -> None:
+        for name in ("spot_um", "pitch_um"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be above 0 um, not {getattr(self, name):g}")
+        for name in ("spot_tile_um", "cell_tile_um", "margin_um"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} must not be negative, not {getattr(self, name):g}")
+        if not 0 < self.overlap <= 1:
+            raise UsageError(f"overlap is a share of the cell's area, above 0 and at most 1, not {self.overlap:g}")
+        if self.membership == "margin" and self.margin_um >= self.spot_um / 2:
+            raise UsageError(
+                f"a margin of {self.margin_um:g} um leaves nothing of a disc of {self.spot_um:g} um",
+                "Lower --margin-um or choose another --membership.",
+            )
+        if not self.spot_tile_um:
+            object.__setattr__(self, "spot_tile_um", round(1.4 * self.spot_um, 6))
+        if self.spot_tile_um < self.spot_um:
+            raise UsageError(f"a spot tile of {self.spot_tile_um:g} um does not hold a disc of {self.spot_um:g} um")
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Which encoder turns tiles into embeddings, and at which precision."""
+
+    encoder: str = "phikon-v2"
+    weights: str = ""  # a file or folder of weights; empty: the hub cache, then the hub
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained (DESIGN 8)."""
+
+    model: str = "additive"
+    seed: int = 0
+    hidden: int = 512
+    dropout: float = 0.3
+    learning_rate: float = 0.0  # of Adam; 0: the model's own (the paper's is 1e-4)
+    batch_spots: int = 256
+    epochs: int = 500
+    patience: int = 40  # epochs without a better validation loss before stopping
+    genes: int = 0  # the most variable genes to model; 0: all of the shared panel
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
+        for name in ("hidden", "batch_spots", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.learning_rate >= 0:
+            raise UsageError(f"learning_rate must not be negative, not {self.learning_rate:g}")
+
+
+Section = TypeVar("Section", Geometry, Embedding, Training)
+
+
+def resolve(
+    section: type[Section],
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    table: Mapping[str, Any],
+) -> Section:
+    """Fill a section from flag, then `DS2C_<FIELD>`, then `ds2c.toml`, then default.
+
+    Raises UsageError for an unknown key of the file's table or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(section)
+    for key in table:
+        if key not in hints:
+            raise UsageError(
+                f"ds2c.toml, [{section.__name__.lower()}]: there is no setting {key!r}",
+                f"Known: {', '.join(hints)}.",
+            )
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        variable = f"DS2C_{field.name.upper()}"
+        if flags.get(field.name) is not None:
+            source, value = f"--{field.name.replace('_', '-')}", flags[field.name]
+        elif variable in environment:
+            source, value = variable, environment[variable]
+        elif field.name in table:
+            source, value = f"ds2c.toml, {field.name}", table[field.name]
+        else:
+            continue
+        values[field.name] = _convert(value, hints[field.name], source)
+    return section(**values)
+
+
+def _convert(value: Any, kind: Any, source: str) -> Any:
+    """One setting as its declared type; the source is named when it does not fit."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise UsageError(f"{source} must be one of {', '.join(choices)}, not {value!r}")
+        return value
+    try:
+        if kind is int and not float(value).is_integer():
+            raise ValueError
+        return int(float(value)) if kind is int else kind(value)
+    except (TypeError, ValueError):
+        name = {int: "whole number", float: "number", str: "word"}[kind]
+        raise UsageError(f"{source} must be a {name}, not {value!r}") from None
