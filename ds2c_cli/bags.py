@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ class Bags:
 
     def to(self, device: torch.device) -> Bags:
         """All tensors on a device."""
-        moved = (getattr(self, name).to(device) for name in ("cells", "area", "inside", "start", "tiles", "around"))
-        return Bags(*moved, self.cell_row, self.sample)
+        tensors = ("cells", "area", "inside", "start", "tiles", "around")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
     def cell_index(self, spots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the cells of these spots: their rows (c,), and which of `spots` each belongs to (c,)."""

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from . import schema
 from .bags import Bags
 from .errors import InputError
-from .models import MODELS
+from .models import MODELS, SpotModel
 from .project import file_hash, replacing
 from .settings import Geometry, Training
 
@@ -24,7 +23,7 @@ from .settings import Geometry, Training
 class Checkpoint:
     """Weights and standardisation as tensors, everything else as plain JSON in `about` (DESIGN 8)."""
 
-    model: nn.Module
+    model: SpotModel
     centre: torch.Tensor  # (d,) mean of the training embeddings
     spread: torch.Tensor  # (d,) their SD
     mean_area: float  # um2, of the training cells; NaN where they are points
@@ -79,7 +78,7 @@ class Checkpoint:
             )
 
 
-def build_model(settings: Training, dimension: int, genes: int) -> nn.Module:
+def build_model(settings: Training, dimension: int, genes: int) -> SpotModel:
     """An untrained model by its name."""
     return MODELS[settings.model](dimension, genes, settings.hidden, settings.dropout)
 

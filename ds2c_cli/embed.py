@@ -67,7 +67,9 @@ def embed(
         )
     cache = Cache(cache_root, encoder.fingerprint, encoder.dimension)
     done = Embedded(encoder.recipe.name, encoder.fingerprint, encoder.dimension, note=encoder.recipe.note)
-    done.last_rate = next((e["tiles_per_second"] for e in project.embeddings() if e["fingerprint"] == encoder.fingerprint), None)
+    done.last_rate = next(
+        (e["tiles_per_second"] for e in project.embeddings() if e["fingerprint"] == encoder.fingerprint), None
+    )
     for sample in chosen:
         boxes, keys = tiles_of(sample, encoder.recipe.tile_px)
         absent = np.flatnonzero(cache.missing(keys))
@@ -78,7 +80,9 @@ def embed(
             _embed_boxes(sample, encoder, writer, boxes[absent], [keys[i] for i in absent], settings, done, progress)
         cache.refresh()
     if not dry_run:
-        project.record_embedding(settings, encoder.description, encoder.fingerprint, done.rate if done.encoded else None)
+        project.record_embedding(
+            settings, encoder.description, encoder.fingerprint, done.rate if done.encoded else None
+        )
     return done
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from .models.baselines import BASELINES
 from .predict import CELLS_AT_ONCE, cache_for, check_fit, chunks, share_out
 from .progress import Progress, silent
 from .project import Project, Sample, replacing, write_json
-from .schema import TARGET_SUM
 from .train import CELL_SUPERVISED
 
 SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
@@ -42,7 +41,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Painted:
-    """One gene on one slide: where the cells are (n, 2) in um, their truth and their prediction (n,)."""
+    """The most variable gene on one slide: where the cells are (n, 2) in um, their truth and their prediction (n,).
+
+    The gene is fixed on the training spots, so that no model shows its best one.
+    """
 
     sample: str
     model: str
@@ -98,7 +100,9 @@ def evaluate(
         raise InputError("no sample has counts to score against", "Prepare samples with --counts.")
     rows: list[dict[str, Any]] = []
     genes: list[pd.DataFrame] = []
-    result = Evaluated(project.evaluation(name or _default_name(checkpoints, predictions)), pd.DataFrame(), pd.DataFrame())
+    result = Evaluated(
+        project.evaluation(name or _default_name(checkpoints, predictions)), pd.DataFrame(), pd.DataFrame()
+    )
     seen: set[tuple[str, ...]] = set()
     for source in _sources(checkpoints, predictions):
         for sample in chosen:
@@ -169,7 +173,9 @@ def _pieces(
     if isinstance(source, Path):
         file = PredictionFile(source / f"{sample.name}.h5ad")
         if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
-            raise InputError(f"{source} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again.")
+            raise InputError(
+                f"{source} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again."
+            )
         return file.about["checkpoint"], _from_file(file, sample)
     check_fit(source, sample)
     cache, _ = cache_for(project, source, cache_root, sample, device, progress)
@@ -233,7 +239,7 @@ class _Table:
         self.truth, self.scenario, self.genes, self.sample = truth, scenario, list(genes), sample
         self.left_out = 0
         self._moments: dict[tuple[str, str, str], Moments] = {}
-        self._kept: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._kept: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}  # rows, truth, prediction
 
     def add(self, model: str, piece: Piece, spot_level: bool = True) -> None:
         """Add a model's predictions for some spots."""
@@ -241,7 +247,9 @@ class _Table:
         if spot_level and piece.spot_log is not None:
             at = piece.spots[known[piece.spots] & np.isfinite(piece.spot_log[:, 0])]
             observed = log_share(truth.spots[at].toarray(), truth.totals[at])
-            self._add(model, self.scenario, "spot_pearson", truth.block[at], observed, piece.spot_log[at - piece.spots[0]])
+            self._add(
+                model, self.scenario, "spot_pearson", truth.block[at], observed, piece.spot_log[at - piece.spots[0]]
+            )
         if truth.cells is None:
             return
         scored = known[piece.spot_of]
@@ -257,7 +265,7 @@ class _Table:
         centred = centred_by(spot_of[inside], observed[inside], predicted[inside])
         self._add(model, f"{self.scenario}_in", "within_spot", block[inside], *centred)
         if SEES_SPOT not in model:
-            self._kept.setdefault(model, []).append((cells, predicted))
+            self._kept.setdefault(model, []).append((cells, observed[:, 0], predicted[:, 0]))
 
     def _add(self, model: str, scenario: str, metric: str, block: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
         key = (model, scenario, metric)
@@ -266,7 +274,7 @@ class _Table:
         self._moments[key].add(block, x, y)
 
     def scored(self, seed: int, checkpoint: str) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Painted]]:
-        """Tidy rows, scores a gene, and the best variable gene painted for the models that saw no spot."""
+        """Tidy rows, scores a gene, and the most variable gene painted for the models that saw no spot."""
         rows: list[dict[str, Any]] = []
         by_gene = []
         for (model, scenario, metric), moments in self._moments.items():
@@ -279,33 +287,28 @@ class _Table:
                     "sample": self.sample, "seed": own,
                 })  # fmt: skip
             by_gene.append(
-                pd.DataFrame({
-                    **common, "sample": self.sample, "seed": own, "metric": metric, "gene": self.genes,
-                    "rank": np.arange(1, len(self.genes) + 1), "value": moments.pearson(),
-                })  # fmt: skip
+                pd.DataFrame(
+                    {
+                        **common,
+                        "sample": self.sample,
+                        "seed": own,
+                        "metric": metric,
+                        "gene": self.genes,
+                        "rank": np.arange(1, len(self.genes) + 1),
+                        "value": moments.pearson(),
+                    }
+                )
             )
         return rows, pd.concat(by_gene, ignore_index=True), self._painted()
 
     def _painted(self) -> list[Painted]:
+        sample = self.truth.sample
+        points = sample.cells[["x", "y"]].to_numpy() * sample.mpp
         painted = []
-        cells = self.truth.sample.cells
         for model, parts in self._kept.items():
-            if model in BASELINES or self.truth.cells is None:
+            if model in BASELINES:
                 continue
-            key = (model, f"{self.scenario}_in", "pearson")
-            r = self._moments[key].pearson()
-            gene = int(np.nanargmax(r))
-            rows = np.concatenate([part for part, _ in parts])
-            predicted = np.concatenate([values[:, gene] for _, values in parts])
-            counts = np.asarray(self.truth.cells[rows, gene].todense()).ravel()
-            totals = self.truth.totals[cells["spot"].to_numpy()[rows]]
-            observed = log_share(counts[:, None], totals)[:, 0]
-            points = cells[["x", "y"]].to_numpy()[rows] * self.truth.sample.mpp
-            painted.append(Painted(self.sample, model, self.genes[gene], points, observed, predicted, float(r[gene])))
+            rows, truth, predicted = (np.concatenate(part) for part in zip(*parts, strict=True))
+            both = np.corrcoef(truth, predicted)[0, 1] if truth.std() and predicted.std() else float("nan")
+            painted.append(Painted(self.sample, model, self.genes[0], points[rows], truth, predicted, float(both)))
         return painted
-
-
-def summary(rows: pd.DataFrame, genes: Iterable[str], metric: str) -> pd.DataFrame:
-    """Mean over samples and seeds: one row a model and gene set, one column a scenario."""
-    chosen = rows[(rows["metric"] == metric) & rows["genes"].isin(list(genes))]
-    return chosen.pivot_table(index=["model", "genes"], columns="scenario", values="value", aggfunc="mean")

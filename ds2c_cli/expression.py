@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -63,13 +63,14 @@ def shared_panel(panels: Sequence[Sequence[str]]) -> list[str]:
     return [gene for gene in panels[0] if gene in shared]
 
 
-def select_genes(counts: sparse.csr_matrix, genes: Sequence[str], panel: Sequence[str]) -> sparse.csr_matrix:
+def select_genes(counts: sparse.csr_matrix, genes: Iterable[str], panel: Sequence[str]) -> sparse.csr_matrix:
     """Columns of counts (n, g) in the order of a panel; raises InputError naming the genes that are missing."""
     position = {gene: i for i, gene in enumerate(genes)}
     missing = [gene for gene in panel if gene not in position]
     if missing:
         raise InputError(
-            f"{len(missing):,} of {len(panel):,} genes of the panel have no counts ({', '.join(missing[:3])}, ...)",
+            f"{len(missing):,} of {len(panel):,} genes of the panel have no counts ({', '.join(missing[:3])}"
+            f"{', ...' if len(missing) > 3 else ''})",
             "Use a model trained on this panel.",
         )
     return counts[:, [position[gene] for gene in panel]].tocsr()
@@ -79,25 +80,27 @@ def seurat_v3_variance(counts: sparse.csr_matrix) -> np.ndarray:
     """Standardised variance (g,) of raw counts (n, g), Seurat v3 (Stuart et al., Cell 2019).
 
     A loess (span 0.3, degree 2) of log10 variance on log10 mean gives the expected SD; counts are standardised
-    with it, clipped at sqrt(n), and their variance is returned; constant genes have 0.
+    with it, clipped at sqrt(n), and their variance is returned; constant genes have 0. Where too few genes, or too few
+    different means, leave a local quadratic undetermined, the expected variance is Poisson's: the mean.
     """
     from skmisc.loess import loess
 
     n = counts.shape[0]
+    counts = counts.astype(np.float64)  # squares of int32 counts overflow from 46,341 on
     mean = np.asarray(counts.mean(0)).ravel()
     mean_square = np.asarray(counts.multiply(counts).mean(0)).ravel()
     variance = (mean_square - mean**2) * n / max(n - 1, 1)
     varies = variance > 0
     expected = np.zeros_like(variance)
-    if varies.sum() < 10:  # too few points for a local quadratic: Poisson, variance = mean
-        expected[varies] = np.log10(mean[varies])
-    else:
+    try:
         fit = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=0.3, degree=2)
         fit.fit()
         expected[varies] = fit.outputs.fitted_values
+    except ValueError:  # "near singularities", "svddc failed"
+        expected[varies] = np.log10(mean[varies])
     deviation = np.sqrt(10**expected)
     clip = deviation * np.sqrt(n) + mean
-    clipped = counts.astype(np.float64).tocsc(copy=True)
+    clipped = counts.tocsc(copy=True)
     column = np.repeat(np.arange(clipped.shape[1]), np.diff(clipped.indptr))
     clipped.data = np.minimum(clipped.data, clip[column])
     total = np.asarray(clipped.sum(0)).ravel()

@@ -49,10 +49,9 @@ def pseudo_cells(thumbnail_tissue: np.ndarray, scale: float, mpp: float, side_um
     """
     side = side_um / mpp
     height, width = np.array(thumbnail_tissue.shape) * scale
-    x, y = np.meshgrid(np.arange(side / 2, width, side), np.arange(side / 2, height, side))
-    x, y = x.ravel(), y.ravel()
-    on_tissue = at(thumbnail_tissue, x, y, scale)
-    x, y = x[on_tissue], y[on_tissue]
+    centres = np.meshgrid(np.arange(side / 2, width, side), np.arange(side / 2, height, side))
+    x, y = np.reshape(centres, (2, -1))
+    x, y = np.stack([x, y])[:, at(thumbnail_tissue, x, y, scale)]
     return shapely.box(x - side / 2, y - side / 2, x + side / 2, y + side / 2)
 
 
@@ -79,7 +78,7 @@ def cell_tiles(outline: np.ndarray, mpp: float, smallest_um: float) -> np.ndarra
 
 
 def pixel_boxes(tiles: np.ndarray) -> np.ndarray:
-    """Tiles (n, 3) of floats as whole level-0 pixels (n, 3) int64: the box that is cropped and that names the cache key."""
+    """Tiles (n, 3) of floats as whole level-0 pixels (n, 3) int64: what is cropped and what names the cache key."""
     side = np.maximum(np.rint(tiles[:, 2]), 1)
     corner = np.rint(tiles[:, :2] + (tiles[:, 2:] - side[:, None]) / 2)
     return np.column_stack([corner, side]).astype(np.int64)
@@ -107,9 +106,7 @@ def member_of(outline: np.ndarray, spots: np.ndarray, mpp: float, geometry: Geom
     if geometry.membership == "margin":
         radius -= geometry.margin_um / mpp
     distance, nearest = cKDTree(spots).query(centroids(outline))
-    inside = distance <= radius
-    member[inside] = nearest[inside]
-    return member
+    return np.where(distance <= radius, nearest, -1).astype(np.int32)
 
 
 def centroids(outline: np.ndarray) -> np.ndarray:
@@ -136,13 +133,13 @@ def lattice_of(spots: np.ndarray) -> Lattice:
     if len(spots) < 2:
         return Lattice("grid", float("inf"))
     tree = cKDTree(spots)
-    pitch = float(np.median(tree.query(spots, k=2)[0][:, 1]))
+    pitch = float(np.median(tree.query(spots, k=[2])[0]))
     around = tree.query_ball_point(spots, 1.25 * pitch, return_length=True) - 1
     return Lattice("hex" if np.percentile(around, 75) > 4 else "grid", pitch)
 
 
 def neighbours_of(spots: np.ndarray, lattice: Lattice) -> np.ndarray:
-    """The spots around each spot, nearest first: (n, 8) on a grid, (n, 6) on a hexagonal layout; int32, -1 where missing."""
+    """The spots around each spot, nearest first: (n, 8) int32 on a grid, (n, 6) on hexagons; -1 where missing."""
     k = NEIGHBOURS[lattice.layout]
     neighbours = np.full((len(spots), k), -1, np.int32)
     if len(spots) < 2:
@@ -161,28 +158,28 @@ def jaccard_with_tissue(x: np.ndarray, y: np.ndarray, tissue: np.ndarray, scale:
     Bins are squares of `bin_px` level-0 pixels; `tissue` is a (h, w) thumbnail mask of `scale` pixels a pixel.
     """
     rows, columns = (max(1, int(np.ceil(n * scale / bin_px))) for n in tissue.shape)
-    row, column = np.indices(tissue.shape)
-    row, column = (row * scale / bin_px).astype(int), (column * scale / bin_px).astype(int)
-    share = np.zeros((rows, columns))
-    filled = np.bincount((row * columns + column).ravel(), tissue.ravel(), rows * columns)
-    count = np.bincount((row * columns + column).ravel(), minlength=rows * columns)
-    share = filled / np.maximum(count, 1) > 0.3
+    row, column = np.floor(np.indices(tissue.shape) * scale / bin_px).astype(np.int64)
+    bins = (row * columns + column).ravel()
+    filled = np.bincount(bins, tissue.ravel(), rows * columns)
+    covered = filled / np.maximum(np.bincount(bins, minlength=rows * columns), 1) > 0.3
     column, row = np.floor(x / bin_px).astype(np.int64), np.floor(y / bin_px).astype(np.int64)
     known = (row >= 0) & (column >= 0) & (row < rows) & (column < columns)
     outside = len(np.unique(np.column_stack([row, column])[~known], axis=0))
     points = np.zeros(rows * columns, bool)
     points[(row * columns + column)[known]] = True
-    either = (points | share).sum() + outside
-    return float((points & share).sum() / either) if either else 0.0
+    either = (points | covered).sum() + outside
+    return float((points & covered).sum() / either) if either else 0.0
 
 
 def hold_out_blocks(spots: np.ndarray, neighbours: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows of spots (n, 2) to train on and to stop early on, spatially apart: two of ten slabs are held out.
 
-    The slabs cut the longer axis into equal numbers of spots; spots next to a held-out one are in neither set.
+    The slabs cut the longer axis into equal numbers of spots; spots next to a held-out one are in neither set. Fewer
+    than ten spots are a slab each, and a fifth of them, at least one, is held out.
     """
+    slabs = min(10, len(spots))
     axis = int(np.ptp(spots[:, 1]) > np.ptp(spots[:, 0]))
-    slab = np.argsort(np.argsort(spots[:, axis], kind="stable"), kind="stable") * 10 // len(spots)
-    held = np.isin(slab, np.random.default_rng(seed).permutation(10)[:2])
+    slab = np.argsort(np.argsort(spots[:, axis], kind="stable"), kind="stable") * slabs // len(spots)
+    held = np.isin(slab, np.random.default_rng(seed).permutation(slabs)[: max(1, slabs // 5)])
     beside = (held[neighbours] & (neighbours >= 0)).any(1)
     return np.flatnonzero(~held & ~beside), np.flatnonzero(held)

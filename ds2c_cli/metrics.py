@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ class Moments:
         self._origin: np.ndarray | None = None
 
     def add(self, block: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add cells: block (n,), truth and prediction (n, genes). Rows with NaN in the truth must be left out before."""
+        """Add cells: block (n,), truth and prediction (n, genes); rows with NaN in the truth are left out before."""
         if not len(block):
             return
         if self._origin is None:
@@ -65,7 +65,9 @@ class Moments:
             weights = generator.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), draws).astype(float)
             r = _pearson((weights @ flat).reshape(draws, 6, len(used)))
             for name, genes in at.items():
-                values[name].append(np.nanmean(r[:, genes], 1))
+                known = np.isfinite(r[:, genes])
+                with np.errstate(invalid="ignore"):  # NaN in a resample in which every gene is constant
+                    values[name].append(np.where(known, r[:, genes], 0).sum(1) / known.sum(1))
         return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
@@ -140,9 +142,3 @@ def blocks_of(points: np.ndarray, most: int = BLOCKS) -> np.ndarray:
         if len(labels) <= most:
             return block.ravel()
         side *= 1.05
-
-
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and SD (0 for one value) over seeds or samples."""
-    array = np.asarray(values, float)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0

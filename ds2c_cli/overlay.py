@@ -37,9 +37,7 @@ def draw_overlay(
     aspect = slide.width / slide.height
     figure = Figure(figsize=(14, 14 / aspect + 7) if wide else (7 * aspect + 7.5, 7.5), dpi=110, layout="constrained")
     ratios = [14 / aspect, 6.5] if wide else [7 * aspect, 7]
-    whole, near = (
-        figure.subplots(2, 1, height_ratios=ratios) if wide else figure.subplots(1, 2, width_ratios=ratios)
-    )
+    whole, near = figure.subplots(2, 1, height_ratios=ratios) if wide else figure.subplots(1, 2, width_ratios=ratios)
     thumbnail, factor = slide.thumbnail(1600)
     whole.imshow(thumbnail, extent=(0, thumbnail.shape[1] * factor, thumbnail.shape[0] * factor, 0))
     whole.contour(

@@ -18,7 +18,7 @@ from .embed import Embedded, embed, tiles_of
 from .errors import InputError, UsageError
 from .expression import select_genes
 from .io.predictions import create_predictions, recorded_recipe
-from .models.bag import Bag, segment_sum
+from .models.bag import segment_sum
 from .progress import Progress, silent
 from .project import Project, Sample, must_run, recipe_hash, replacing
 from .schema import TARGET_SUM
@@ -95,11 +95,10 @@ def predict(
 
 def check_fit(checkpoint: Checkpoint, sample: Sample) -> None:
     """Raise InputError unless the sample was prepared with the geometry the model was trained on."""
-    trained, prepared = (checkpoint.about["lattice"], checkpoint.geometry), (sample.lattice.layout, sample.geometry)
-    if trained != prepared:
+    if checkpoint.geometry != sample.geometry:
         raise InputError(
-            f"sample {sample.name} was prepared with {prepared[0]}, {prepared[1]}, but {checkpoint.name} was trained "
-            f"with {trained[0]}, {trained[1]}",
+            f"sample {sample.name} was prepared with {sample.geometry}, {checkpoint.name} was trained with "
+            f"{checkpoint.geometry}",
             "Prepare the sample with the checkpoint's geometry.",
         )
 
@@ -114,7 +113,9 @@ def cache_for(
     if not cache.missing(keys).any():
         return cache, None
     settings = Embedding(**{**wanted["settings"], "precision": wanted["description"]["precision"]})
-    done = embed(project, settings, cache_root, [sample.name], device, expected=wanted["fingerprint"], progress=progress)
+    done = embed(
+        project, settings, cache_root, [sample.name], device, expected=wanted["fingerprint"], progress=progress
+    )
     cache.refresh()
     return cache, done
 
@@ -129,7 +130,7 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator
         rows = torch.from_numpy(spots).to(where)
         with torch.inference_mode():
             bag = scaled.batch(rows)
-            share, spot_log = model.cell(bag), model.spot(bag)  # type: ignore[operator]
+            share, spot_log = model.cell(bag), model.spot(bag)
             members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
             spot_log[members == 0] = torch.nan
         index, spot_of = bags.cell_index(torch.from_numpy(spots))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from .geometry import (
     cell_tiles,
     centroids,
     context_of,
-    jaccard_with_tissue,
     lattice_of,
     member_of,
     neighbours_of,
@@ -35,14 +34,12 @@ from .io.counts import Counts, read_counts
 from .io.slides import Slide, open_slide, tissue_mask
 from .io.spots import SpotTable, read_spots
 from .overlay import draw_overlay
+from .plausibility import check_coordinates, doubt_cell_size, doubt_pitch, match
 from .progress import Progress, silent
 from .project import Project, file_hash, must_run, recipe_hash, replacing, write_json
 from .settings import Geometry
 
-TYPICAL_CELL_UM = (4.0, 40.0)  # equivalent diameter of a segmented nucleus or cell, beyond which mpp is doubted
-PITCHES_UM = {"hex": (100.0,), "grid": (200.0, 100.0)}  # Visium; legacy Spatial Transcriptomics and 100 um arrays
-CHECK_BIN_UM = 150.0  # coordinates are compared with the tissue in squares of this side
-CHECK_GAIN = 0.25  # how much better another reading of the coordinates must fit to be called the right one
+GRID = "grid:"  # --cells grid:20 lays pseudo-cells of 20 um on the tissue
 
 
 @dataclass(frozen=True)
@@ -112,22 +109,27 @@ def prepare(
 
     if sources.spots is not None:
         assert counts is not None
-        table, spot_counts = _match_spots(read_spots(sources.spots, *_columns(sources)), counts, sources)
+        table, spot_counts, without = _spots_with_counts(sources, counts)
+        if without:
+            done.warnings.append(f"{without:,} positions of {sources.spots} have no counts and are no spots")
         spots = np.column_stack([table.x, table.y])
-        _check_coordinates("spot", table.spot_id, spots, slide, tissue, scale, mpp, sources, sources.spots)
         lattice = lattice_of(spots)
-        done.warnings += _doubt_pitch(lattice, mpp, geometry)
+        geometry = replace(geometry, layout=lattice.layout)
+        done.warnings += doubt_pitch(lattice, mpp, geometry)
         cell_counts = None
+        if not sources.trust_coordinates:
+            check_coordinates("spot", table.spot_id, spots, str(sources.spots), slide, tissue, scale, mpp)
     else:
-        cells, cell_counts = _match_cells(cells, counts, sources) if counts else (cells, None)
+        cells, cell_counts = _cells_with_counts(cells, counts, sources) if counts else (cells, None)
         spots = pseudo_spots(slide.width, slide.height, mpp, geometry)
         pitch_um = geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um
         lattice = Lattice(geometry.layout, pitch_um / mpp)
         table, spot_counts = None, None
     points = centroids(cells.outline)
-    if not sources.cells.startswith("grid:"):
-        _check_coordinates("cell", cells.cell_id, points, slide, tissue, scale, mpp, sources, Path(sources.cells))
-        done.warnings += _doubt_cell_size(cells, mpp)
+    if not sources.cells.startswith(GRID):
+        done.warnings += doubt_cell_size(cells.outline, mpp)
+        if not sources.trust_coordinates:
+            check_coordinates("cell", cells.cell_id, points, sources.cells, slide, tissue, scale, mpp)
 
     progress("prepare", 2, 4, "membership")
     tile_side = geometry.spot_tile_um / mpp
@@ -152,7 +154,7 @@ def prepare(
     in_tissue = table.in_tissue if table is not None else n_cells > 0
     if cell_counts is not None and not n_cells.any():
         raise InputError(
-            f"no cell of {sources.cells} lies inside a spot by the rule {geometry.membership!r}, so the spot set is empty",
+            f"no cell of {sources.cells} is in a spot by the rule {geometry.membership!r}: the spot set is empty",
             "Choose another --membership, or larger spots with --spot-um.",
         )
 
@@ -217,14 +219,14 @@ def _sample_name(name: str) -> str:
 def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, cohort: str) -> dict[str, Any]:
     """What the sample depends on: the content of its files, not their paths or times."""
     files = {"counts": sources.counts, "spots": sources.spots}
-    if not sources.cells.startswith("grid:"):
+    if not sources.cells.startswith(GRID):
         files["cells"] = Path(sources.cells)
     hashes = {kind: {"path": str(path), "sha256": file_hash(path)} for kind, path in files.items() if path is not None}
     return {
         "slide": slide.fingerprint(),
         "sources": hashes,
-        "cells": sources.cells if sources.cells.startswith("grid:") else "",
-        "columns": _columns(sources),
+        "cells": sources.cells if sources.cells.startswith(GRID) else "",
+        "columns": (sources.x_column, sources.y_column, sources.id_column),
         "mpp": sources.mpp,
         "keep_matching": sources.keep_matching,
         "geometry": asdict(geometry),
@@ -232,10 +234,6 @@ def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, coho
         "cohort": cohort,
         "version": schema.SAMPLE_VERSION,
     }
-
-
-def _columns(sources: Sources) -> tuple[str, str, str]:
-    return sources.x_column, sources.y_column, sources.id_column
 
 
 def _pixel_size(sources: Sources, slide: Slide) -> float:
@@ -251,9 +249,9 @@ def _pixel_size(sources: Sources, slide: Slide) -> float:
 
 
 def _cells(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float, mpp: float) -> Cells:
-    if sources.cells.startswith("grid:"):
+    if sources.cells.startswith(GRID):
         try:
-            side_um = float(sources.cells[5:])
+            side_um = float(sources.cells.removeprefix(GRID))
         except ValueError:
             side_um = 0.0
         if not side_um > 0:
@@ -272,118 +270,30 @@ def _cells(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float, mpp
     return cells
 
 
-def _match_cells(cells: Cells, counts: Counts, sources: Sources) -> tuple[Cells, Counts]:
-    """Cells and their counts in one order; both files must name the same cells unless `keep_matching`."""
-    cell_rows, count_rows = _match(cells.cell_id, counts.ids, "cell", sources.cells, sources)
+def _cells_with_counts(cells: Cells, counts: Counts, sources: Sources) -> tuple[Cells, Counts]:
+    """Cells and their counts in one order."""
+    rows, counted = match(cells.cell_id, counts.ids, "cell", sources.cells, str(sources.counts), sources.keep_matching)
     return (
-        Cells(cells.cell_id[cell_rows], cells.outline[cell_rows], cells.extent),
-        Counts(counts.ids[count_rows], counts.genes, counts.matrix[count_rows]),
+        Cells(cells.cell_id[rows], cells.outline[rows], cells.extent),
+        Counts(counts.ids[counted], counts.genes, counts.matrix[counted]),
     )
 
 
-def _match_spots(table: SpotTable, counts: Counts, sources: Sources) -> tuple[SpotTable, Counts]:
-    """Spots in the tissue with their counts; array positions without counts are not spots of this sample."""
-    known = np.isin(table.spot_id, counts.ids)
-    wanted = known if known.any() else np.ones_like(known)
-    rows, count_rows = _match(table.spot_id[wanted], counts.ids, "spot", str(sources.spots), sources)
-    kept = np.flatnonzero(wanted)[rows]
+def _spots_with_counts(sources: Sources, counts: Counts) -> tuple[SpotTable, Counts, int]:
+    """Spots and their counts in one order, and how many positions had none: an array's table lists all it has."""
+    assert sources.spots is not None
+    table = read_spots(sources.spots, sources.x_column, sources.y_column, sources.id_column)
+    counted_here = np.isin(table.spot_id, counts.ids)
+    listed = np.flatnonzero(counted_here) if counted_here.any() else np.arange(len(table.spot_id))
+    rows, counted = match(
+        table.spot_id[listed], counts.ids, "spot", str(sources.spots), str(sources.counts), sources.keep_matching
+    )
+    kept = listed[rows]
     return (
         SpotTable(table.spot_id[kept], table.x[kept], table.y[kept], table.in_tissue[kept]),
-        Counts(counts.ids[count_rows], counts.genes, counts.matrix[count_rows]),
+        Counts(counts.ids[counted], counts.genes, counts.matrix[counted]),
+        len(table.spot_id) - len(kept),
     )
-
-
-def _match(
-    ids: np.ndarray, count_ids: np.ndarray, kind: str, source: str, sources: Sources
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of both that hold the same ids, in the order of the first."""
-    position = pd.Index(count_ids).get_indexer(pd.Index(ids))
-    common = position >= 0
-    without, unknown = int((~common).sum()), len(count_ids) - int(common.sum())
-    if not common.any():
-        raise InputError(
-            f"the {kind} ids of {source} ({', '.join(ids[:2])}, ...) and of {sources.counts} "
-            f"({', '.join(count_ids[:2])}, ...) have nothing in common",
-            "Give files of the same run.",
-        )
-    if (without or unknown) and not sources.keep_matching:
-        example = ids[~common][0] if without else np.setdiff1d(count_ids, ids)[0]
-        raise InputError(
-            f"the {kind} ids don't match: {without:,} of {len(ids):,} in {source} have no counts, {unknown:,} of "
-            f"{len(count_ids):,} in {sources.counts} have no {kind} (for example {example})",
-            f"Give files of the same run, or go on with the {int(common.sum()):,} in both by --keep-matching.",
-        )
-    return np.flatnonzero(common), position[common]
-
-
-def _check_coordinates(
-    kind: str,
-    ids: np.ndarray,
-    points: np.ndarray,
-    slide: Slide,
-    tissue: np.ndarray,
-    scale: float,
-    mpp: float,
-    sources: Sources,
-    source: Path,
-) -> None:
-    """Coordinates must lie on the slide, and no other reading of them (swapped, microns) may fit the tissue better."""
-    if sources.trust_coordinates:
-        return
-    x, y = points.T
-    outside = (x < 0) | (y < 0) | (x > slide.width) | (y > slide.height)
-    bin_px = max(CHECK_BIN_UM / mpp, scale)
-    readings = {
-        "as given": (x, y),
-        "with x and y swapped": (y, x),
-        "as microns, not pixels": (x / mpp, y / mpp),
-        "as microns with x and y swapped": (y / mpp, x / mpp),
-    }
-    fit = {name: jaccard_with_tissue(a, b, tissue, scale, bin_px) for name, (a, b) in readings.items()}
-    best = max(fit, key=lambda name: fit[name])
-    wrong = fit[best] > fit["as given"] + CHECK_GAIN
-    if outside.any() or wrong:
-        first = int(np.argmax(outside))
-        where = f"{outside.sum():,} of {len(points):,} lie outside the {slide.width} x {slide.height} slide" + (
-            f", the first {ids[first]} at x {x[first]:.0f}, y {y[first]:.0f}" if outside.any() else ""
-        )
-        advice = f"They fit the tissue {fit[best]:.0%} {best} and {fit['as given']:.0%} as given. " if wrong else ""
-        raise InputError(
-            f"the {kind}s of {source} do not lie on the tissue of {sources.slide}: {where}",
-            advice + "Give x and y in level-0 pixels of this slide, or overrule with --trust-coordinates.",
-        )
-
-
-def _doubt_cell_size(cells: Cells, mpp: float) -> list[str]:
-    area = shapely.area(cells.outline)
-    if not (area > 0).any():
-        return []
-    diameter = 2 * np.sqrt(np.median(area[area > 0]) / np.pi) * mpp
-    if TYPICAL_CELL_UM[0] <= diameter <= TYPICAL_CELL_UM[1]:
-        return []
-    return [
-        f"at {mpp:g} um a pixel the median cell is {diameter:.1f} um across, which is not a cell's size "
-        f"({TYPICAL_CELL_UM[0]:g} to {TYPICAL_CELL_UM[1]:g} um): check the pixel size"
-    ]
-
-
-def _doubt_pitch(lattice: Lattice, mpp: float, geometry: Geometry) -> list[str]:
-    pitch = lattice.pitch_px * mpp
-    if not np.isfinite(pitch):
-        return []
-    doubts = []
-    if pitch < geometry.spot_um * 0.95:
-        doubts.append(
-            f"at {mpp:g} um a pixel the spots are {pitch:.0f} um apart, less than their diameter of {geometry.spot_um:g} "
-            "um: check --mpp and --spot-um"
-        )
-    elif not any(abs(pitch / known - 1) < 0.15 for known in PITCHES_UM[lattice.layout]):
-        known = " or ".join(f"{p:g}" for p in PITCHES_UM[lattice.layout])
-        doubts.append(
-            f"at {mpp:g} um a pixel the spots are {pitch:.0f} um apart on a {lattice.layout} layout, where {known} um is "
-            "usual: check the pixel size"
-        )
-    return doubts
 
 
 def _genes_kept(counts: Counts) -> tuple[np.ndarray, str]:
@@ -393,7 +303,8 @@ def _genes_kept(counts: Counts) -> tuple[np.ndarray, str]:
     kept = ~control & ~rare
     if not kept.any():
         raise InputError(
-            f"no gene is seen in {MIN_SEEN} of the {counts.matrix.shape[0]} rows", "Give the counts of the whole sample."
+            f"no gene is seen in {MIN_SEEN} of the {counts.matrix.shape[0]} rows",
+            "Give the counts of the whole sample.",
         )
     parts = [f"{control.sum():,} control features"] * bool(control.any())
     parts += [f"{rare.sum():,} genes seen in fewer than {MIN_SEEN}"] * bool(rare.any())

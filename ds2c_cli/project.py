@@ -22,6 +22,7 @@ from .geometry import Lattice, pixel_boxes
 from .io.counts import Counts, read_counts
 from .settings import Embedding, Geometry, Section, Training, resolve
 
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed onto it at the end, so a killed run leaves the old file or the new."""
@@ -192,7 +193,9 @@ class Project:
         known = [kind.__name__.lower() for kind in (Geometry, Embedding, Training)]
         for name, table in document.items():
             if name not in known or not isinstance(table, dict):
-                raise UsageError(f"{path} has {name!r} at its top", f"Sections are {', '.join(f'[{k}]' for k in known)}.")
+                raise UsageError(
+                    f"{path} has {name!r} at its top", f"Sections are {', '.join(f'[{k}]' for k in known)}."
+                )
         return document
 
     def sample_names(self) -> list[str]:

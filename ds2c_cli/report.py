@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from . import __version__
 from .evaluate import SEES_SPOT, Evaluated, Painted, relative_to_ceiling
-from .metrics import mean_and_spread
 from .models.baselines import BASELINES, SEE_SPOT
 from .project import Project, replacing
 from .train import CELL_SUPERVISED
@@ -54,7 +53,13 @@ def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
     if share.notna().any():
         tables.append(_table(f"The same as a share of {CELL_SUPERVISED}, trained on true cells", rows[~given], share))
     if given.any():
-        tables.append(_table(f"Given the measured spot (not comparable with the above): {what}", rows[given], rows.loc[given, "value"]))
+        tables.append(
+            _table(
+                f"Given the measured spot (not comparable with the above): {what}",
+                rows[given],
+                rows.loc[given, "value"],
+            )
+        )
     return [table for table in tables if table.rows]
 
 
@@ -63,11 +68,15 @@ def write_report(project: Project, found: Evaluated) -> Path:
     figures = {"genes": _score_by_genes(found), "cells_per_spot": _cells_per_spot(project, found)}
     for sample in dict.fromkeys(p.sample for p in found.painted):
         figures[f"painted_{sample}"] = _painted([p for p in found.painted if p.sample == sample])
-    parts = [f"<!doctype html><meta charset=utf-8><title>ds2c {html.escape(found.folder.name)}</title><style>{STYLE}</style>"]
+    parts = [
+        f"<!doctype html><meta charset=utf-8><title>ds2c {html.escape(found.folder.name)}</title><style>{STYLE}</style>"
+    ]
     parts.append(f"<h1>ds2c: {html.escape(found.folder.name)}</h1>{_summary(found)}")
     for genes in dict.fromkeys(["top100", *found.rows["genes"]]):
         shown = "" if genes == "top100" else f"<details><summary>{genes}</summary>"
-        parts.append(shown + "".join(_html_table(table) for table in tables_of(found, genes)) + ("</details>" if shown else ""))
+        parts.append(
+            shown + "".join(_html_table(table) for table in tables_of(found, genes)) + ("</details>" if shown else "")
+        )
     for name, figure in figures.items():
         if figure is None:
             continue
@@ -77,8 +86,12 @@ def write_report(project: Project, found: Evaluated) -> Path:
             part.write_bytes(buffer.getvalue())
         encoded = base64.b64encode(buffer.getvalue()).decode()
         parts.append(f'<p><img alt="{name}" src="data:image/png;base64,{encoded}">')
-    parts.append(f"<h2>All scores</h2><details><summary>every model, sample and seed</summary>{_all_rows(found.rows)}</details>")
-    parts.append(f"<p class=quiet>ds2c {__version__}. Intervals: 95 %, bootstrap over spatial blocks of cells, 10,000 resamples.")
+    parts.append(
+        f"<h2>All scores</h2><details><summary>every model, sample and seed</summary>{_all_rows(found.rows)}</details>"
+    )
+    parts.append(
+        f"<p class=quiet>ds2c {__version__}. Intervals: 95 %, bootstrap over spatial blocks of cells, 10,000 resamples."
+    )
     path = found.folder / "report.html"
     with replacing(path) as part:
         part.write_text("\n".join(parts))
@@ -113,7 +126,7 @@ def _rank(model: str) -> tuple[int, str]:
 def _summary(found: Evaluated) -> str:
     cells = found.rows[["sample", "n_cells", "scenario"]].drop_duplicates()
     largest = cells.groupby("sample")["n_cells"].max()
-    words = ", ".join(f"{html.escape(s)} ({n:,} scored)" for s, n in largest.items())
+    words = ", ".join(f"{html.escape(str(s))} ({n:,} scored)" for s, n in largest.items())
     left = ", ".join(f"{n:,} of {html.escape(s)}" for s, n in found.left_out.items() if n)
     out = f" Cells whose spot has no counts are left out: {left}." if left else ""
     return f"<p>Samples: {words}.{out} r is Pearson's correlation per gene; genes constant in truth are left out.</p>"
@@ -150,7 +163,9 @@ def _score_by_genes(found: Evaluated) -> Figure | None:
         table = found.per_gene[(found.per_gene["metric"] == "spot_pearson") & found.per_gene["value"].notna()]
     if table.empty:
         return None
-    scenario = next((s for s in ("OOS_in", "OOD_in", "OOS", "OOD") if s in set(table["scenario"])), table["scenario"].iloc[0])
+    scenario = next(
+        (s for s in ("OOS_in", "OOD_in", "OOS", "OOD") if s in set(table["scenario"])), table["scenario"].iloc[0]
+    )
     table = table[table["scenario"] == scenario]
     models = sorted((m for m in table["model"].unique() if m not in BASELINES or m in SEE_SPOT), key=_rank)
     figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
@@ -177,7 +192,7 @@ def _cells_per_spot(project: Project, found: Evaluated) -> Figure:
     numbers = {name: project.sample(name).spots["n_cells"].to_numpy() for name in names}
     top = max(int(n.max()) for n in numbers.values())
     for name, number in numbers.items():
-        axes.hist(number, bins=np.arange(0, top + 2) - 0.5, histtype="step", color=_style(name, names),
+        axes.hist(number, bins=list(np.arange(0, top + 2) - 0.5), histtype="step", color=_style(name, names),
                   label=f"{name}, median {np.median(number):.0f}")  # fmt: skip
     axes.set(xlabel="cells a spot", ylabel="spots", title="Cells per spot")
     axes.spines[["top", "right"]].set_visible(False)
@@ -186,38 +201,29 @@ def _cells_per_spot(project: Project, found: Evaluated) -> Figure:
 
 
 def _painted(painted: Sequence[Painted]) -> Figure:
-    """The best-predicted gene of each model on the slide, beside its truth."""
-    first = list({p.model: p for p in reversed(painted)}.values())[::-1]
-    shown = sorted(first, key=lambda p: _rank(p.model))[-4:]
+    """A gene on the slide: the truth, then every model that saw no spot (its first seed)."""
+    first = {one.model: one for one in reversed(painted)}
+    shown = sorted(first.values(), key=lambda one: _rank(one.model))
+    panels = [(f"{shown[0].gene}: truth", shown[0].points, shown[0].truth)]
+    panels += [(f"{one.model}, r = {one.pearson:.2f}", one.points, one.prediction) for one in shown]
     span = np.ptp(shown[0].points, axis=0)
-    wide = span[0] > 3 * span[1]
-    side = 12 * span[1] / span[0] if wide else 3.2 * span[1] / span[0]
-    if wide:
-        figure = Figure(figsize=(12, max(2 * len(shown) * (side + 0.45), 3)), dpi=120, layout="constrained")
-        grid = np.atleast_2d(figure.subplots(len(shown) * 2, 1)).reshape(len(shown), 2)
-    else:
-        figure = Figure(figsize=(3.4 * len(shown), 2 * (side + 0.4)), dpi=120, layout="constrained")
-        grid = np.atleast_2d(figure.subplots(2, len(shown), squeeze=False)).T
-    for (above, below), one in zip(grid, shown, strict=True):
-        for axes, values, title in (
-            (above, one.truth, f"{one.gene}: truth"),
-            (below, one.prediction, f"{one.model}, r = {one.pearson:.2f}"),
-        ):
-            low, high = np.percentile(values, [1, 99])
-            axes.scatter(*one.points.T, c=values, s=2, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0,
-                         rasterized=True)  # fmt: skip
-            axes.set(aspect="equal", xticks=[], yticks=[])
-            axes.invert_yaxis()
-            axes.set_title(title, fontsize=9)
-        length = 10 ** np.floor(np.log10(span[0] / 3))
-        x, y = one.points.min(0)[0], one.points.max(0)[1]
-        below.plot([x, x + length], [y, y], color="black", linewidth=2)
-        below.text(x, y, f" {length:g} um", va="bottom", fontsize=7)
+    down = span[0] > 3 * span[1]  # a strip is stacked, other slides stand side by side
+    width = 12.0 if down else 3.4
+    size = (width, len(panels) * (width * span[1] / span[0] + 0.35)) if down else (
+        width * len(panels), width * span[1] / span[0] + 0.6
+    )  # fmt: skip
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes_of = figure.subplots(*((len(panels), 1) if down else (1, len(panels))), squeeze=False).ravel()
+    dot = float(np.clip(20_000 / len(shown[0].points), 0.6, 8))
+    for axes, (title, points, values) in zip(axes_of, panels, strict=True):
+        low, high = np.percentile(values, [1, 99])
+        axes.scatter(*points.T, c=values, s=dot, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0)
+        axes.set(aspect="equal", xticks=[], yticks=[])
+        axes.invert_yaxis()
+        axes.set_title(title, fontsize=9)
+    length = 10 ** np.floor(np.log10(span[0] / 3))
+    x, y = shown[0].points.min(0)[0], shown[0].points.max(0)[1]
+    axes_of[0].plot([x, x + length], [y, y], color="black", linewidth=2)
+    axes_of[0].text(x, y, f" {length:g} um", va="bottom", fontsize=7)
     figure.suptitle(f"{painted[0].sample}: log1p of counts per 10,000 of the spot", fontsize=10)
     return figure
-
-
-def mean_text(values: Sequence[float]) -> str:
-    """Mean and SD over seeds, as text."""
-    mean, spread = mean_and_spread(values)
-    return f"{mean:.3f} ± {spread:.3f}" if spread else f"{mean:.3f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -11,10 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.figure import Figure
 from scipy import sparse
-from torch import nn
 
 from . import __version__
 from .bags import Bags, load_bags
@@ -22,23 +18,15 @@ from .cache import Cache
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .errors import InputError, UsageError
 from .expression import log_share, order_by_variability, select_genes, shared_panel
+from .fit import Labels, draw_loss, fit
 from .geometry import hold_out_blocks
 from .io.counts import Counts
 from .models import MODELS
 from .progress import Progress, silent
-from .project import Project, Sample, must_run, recipe_hash, replacing
+from .project import Project, Sample, must_run, recipe_hash
 from .settings import Training
 
 CELL_SUPERVISED = "cell-supervised"
-
-
-@dataclass
-class Labels:
-    """What is learned: spots (n, G) log1p per 10,000; for the ceiling also its cells' counts over their spot's total."""
-
-    spots: torch.Tensor  # (S, G), NaN rows where the spot has no counts
-    cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the bags' cells
-    totals: torch.Tensor | None = None  # (S,) of the panel's genes
 
 
 @dataclass
@@ -86,14 +74,13 @@ def train(
         raise UsageError("every sample is held out, none is left to train on", "Name fewer with --val.")
     samples = learned + held
     _check_samples(samples, settings)
-    recipe = recipe_hash(
-        {
-            "settings": asdict(settings),
-            "encoder": encoder["fingerprint"],
-            "train": {s.name: s.record["recipe"] for s in learned},
-            "val": {s.name: s.record["recipe"] for s in held},
-        }
-    )
+    made_from: dict[str, Any] = {
+        "settings": asdict(settings),
+        "encoder": encoder["fingerprint"],
+        "train": {s.name: s.record["recipe"] for s in learned},
+        "val": {s.name: s.record["recipe"] for s in held},
+    }
+    recipe = recipe_hash(made_from)
     recorded = load_checkpoint(path).about["recipe"] if path.exists() and not force else None
     if not must_run(f"checkpoint {path}", recorded, recipe, force or dry_run):
         return Trained(path, unchanged=True)
@@ -108,15 +95,14 @@ def train(
     if dry_run:
         return Trained(path, spots=len(learn), held_out=len(stop), genes=len(genes))
     centre, spread, mean_area = standardisation(bags, learn)
-    about = {
+    about: dict[str, Any] = {
         "name": path.stem,
         "recipe": recipe,
         "ds2c": __version__,
         "training": asdict(settings),
         "genes": genes,
         "geometry": asdict(learned[0].geometry),
-        "lattice": learned[0].lattice.layout,
-        "encoder": encoder,
+        "encoder": {key: encoder[key] for key in ("settings", "fingerprint", "description")},
         "train": [s.name for s in learned],
         "val": [s.name for s in held],
         "cohorts": sorted({s.cohort for s in learned}),
@@ -133,9 +119,13 @@ def train(
     checkpoint.save(path)
     draw_loss(path.with_suffix(".png"), history, best, path.stem)
     seconds = time.perf_counter() - began
-    done = Trained(path, False, len(history), best + 1, float(history[best, 1]), len(learn), len(stop), len(genes), seconds)
+    done = Trained(
+        path, False, len(history), best + 1, float(history[best, 1]), len(learn), len(stop), len(genes), seconds
+    )
     if lost:
-        done.warnings.append(f"{lost:,} genes are not in the panel of every sample and are left out; {len(genes):,} stay")
+        done.warnings.append(
+            f"{lost:,} genes are not in the panel of every sample and are left out; {len(genes):,} stay"
+        )
     return done
 
 
@@ -165,106 +155,8 @@ def train_folds(
         left_out = donors[fold :: min(folds, len(donors))]
         kept = [sample.name for sample in chosen if sample.donor not in left_out]
         at = path.with_name(f"{path.stem}-fold{fold + 1}.pt")
-        done.append(
-            train(project, settings, encoder, cache_root, at, kept, (), device, dry_run, force, progress)
-        )
+        done.append(train(project, settings, encoder, cache_root, at, kept, (), device, dry_run, force, progress))
     return done
-
-
-def fit(
-    model: nn.Module,
-    bags: Bags,
-    labels: Labels,
-    learn: np.ndarray,
-    stop: np.ndarray,
-    settings: Training,
-    device: torch.device,
-    progress: Progress = silent,
-) -> np.ndarray:
-    """Train in place, Adam on the mean squared error of log expression; ends with the best weights on `stop`.
-
-    Returns the loss on `learn` and on `stop` of every epoch: (epochs, 2).
-    """
-    model.to(device)
-    bags = bags.to(device)
-    spot_labels = labels.spots.to(device)
-    # No epoch is spent on finding every gene's mean.
-    mean = spot_labels[torch.from_numpy(learn).to(device)].mean(0).clamp(min=1e-3)
-    model.start_at(mean, _cells_a_spot(bags, learn))  # type: ignore[operator]
-    optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
-    generator = torch.Generator().manual_seed(settings.seed)
-    size = _spots_a_batch(bags, learn, settings)
-    best, best_state, history = float("inf"), copy.deepcopy(model.state_dict()), []
-    began = time.perf_counter()
-    for epoch in range(settings.epochs):
-        model.train()
-        learned = _pass(model, bags, labels, spot_labels, torch.from_numpy(learn), size, generator, optimiser)
-        model.eval()
-        with torch.inference_mode():
-            stopped = _pass(model, bags, labels, spot_labels, torch.from_numpy(stop), size, None, None)
-        history.append((learned, stopped))
-        if not np.isfinite(stopped):
-            raise InputError("the loss is not a number any more", "Lower --learning-rate.")
-        if stopped < best:
-            best, best_state = stopped, copy.deepcopy(model.state_dict())
-        since_best = epoch - int(np.argmin([s for _, s in history]))
-        rate = (epoch + 1) / (time.perf_counter() - began)
-        progress("train", epoch + 1, settings.epochs, f"loss {learned:.4f}, held out {stopped:.4f}, {rate:.1f} epochs/s")
-        if since_best >= settings.patience:
-            progress("train", settings.epochs, settings.epochs, f"stopped early after {epoch + 1} epochs")
-            break
-    model.load_state_dict(best_state)
-    model.eval().to("cpu")
-    return np.array(history)
-
-
-def _pass(
-    model: nn.Module,
-    bags: Bags,
-    labels: Labels,
-    spot_labels: torch.Tensor,
-    spots: torch.Tensor,
-    size: int,
-    generator: torch.Generator | None,
-    optimiser: torch.optim.Optimizer | None,
-) -> float:
-    """Once over the spots, learning where there is an optimiser: the mean loss."""
-    order = spots[torch.randperm(len(spots), generator=generator)] if generator else spots
-    total, number = 0.0, 0
-    for rows in order.to(bags.tiles.device).split(size):
-        bag = bags.batch(rows)
-        if labels.cells is None:
-            loss = F.mse_loss(model.spot(bag), spot_labels[rows])  # type: ignore[operator]
-            weight = len(rows)
-        else:
-            cells, spot_of = bags.cell_index(rows)
-            truth = _cell_truth(labels, cells, rows[spot_of])
-            loss = F.mse_loss(torch.log1p(model.cell(bag)), truth)  # type: ignore[operator]
-            weight = len(cells)
-        if optimiser is not None:
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        total, number = total + float(loss.detach()) * weight, number + weight
-    return total / max(number, 1)
-
-
-def _cell_truth(labels: Labels, cells: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:
-    assert labels.cells is not None
-    assert labels.totals is not None
-    counts = labels.cells[cells.cpu().numpy()].toarray()
-    return torch.from_numpy(log_share(counts, labels.totals[spots.cpu()].numpy())).to(cells.device)
-
-
-def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:
-    return float((bags.start[spots + 1] - bags.start[spots]).float().mean())
-
-
-def _spots_a_batch(bags: Bags, learn: np.ndarray, settings: Training) -> int:
-    """The paper's 256 spots; as many cells where single cells are the labels."""
-    if settings.model != CELL_SUPERVISED:
-        return settings.batch_spots
-    return max(1, round(settings.batch_spots / _cells_a_spot(bags, learn)))
 
 
 def _check_samples(samples: Sequence[Sample], settings: Training) -> None:
@@ -278,10 +170,10 @@ def _check_samples(samples: Sequence[Sample], settings: Training) -> None:
             )
     first = samples[0]
     for sample in samples[1:]:
-        if (sample.geometry, sample.lattice.layout) != (first.geometry, first.lattice.layout):
+        if sample.geometry != first.geometry:
             raise InputError(
-                f"samples {first.name} and {sample.name} have different geometries: {first.lattice.layout}, "
-                f"{first.geometry} and {sample.lattice.layout}, {sample.geometry}",
+                f"samples {first.name} and {sample.name} have different geometries: {first.geometry} and "
+                f"{sample.geometry}",
                 "Prepare them alike.",
             )
 
@@ -338,18 +230,3 @@ def _split(
             "Give larger samples, or another --membership so that spots have cells.",
         )
     return learned, stopped
-
-
-def draw_loss(path: Path, history: np.ndarray, best: int, title: str) -> None:
-    """A PNG of the loss by epoch."""
-    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    epochs = np.arange(1, len(history) + 1)
-    axes.plot(epochs, history[:, 0], label="training spots", color="#0057b8")
-    axes.plot(epochs, history[:, 1], label="held-out spots", color="#d95f02", linestyle="--")
-    axes.axvline(best + 1, color="0.6", linewidth=0.8, zorder=0)
-    axes.set(xlabel="epoch", ylabel="mean squared error of log expression", title=f"{title}: best epoch {best + 1}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with replacing(path) as part:
-        figure.savefig(part, format="png")

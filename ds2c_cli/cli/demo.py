@@ -20,12 +20,11 @@ def command(
 ) -> None:
     """Run the whole chain on two generated slides."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
     from ..demo import demo
     from ..report import tables_of
 
     with console.progress() as tell:
-        shown = demo(folder, cache or default_root(), size_px, tell)
+        shown = demo(folder, cache or folder / "cache", size_px, tell)
     for table in tables_of(shown.found):
         console.table(table.title, table.columns, table.rows)
     console.note("Generated tissue: it shows that the chain works, not how good it is on H&E.")

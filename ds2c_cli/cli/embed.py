@@ -46,9 +46,7 @@ def command(
     home = Project(project)
     root = cache or default_root()
     with console.progress() as tell:
-        done = embed(
-            home, home.settings(Embedding, flags), root, samples or (), device, dry_run=dry_run, progress=tell
-        )
+        done = embed(home, home.settings(Embedding, flags), root, samples or (), device, dry_run=dry_run, progress=tell)
     if done.note:
         console.note(f"{done.encoder}: {done.note}")
     if done.damaged:
@@ -58,7 +56,9 @@ def command(
         at = f", about {absent / done.last_rate:,.0f} s at the last rate" if absent and done.last_rate else ""
         console.note(f"{done.encoder}: {done.tiles:,} tiles, {done.cached:,} in the cache, {absent:,} to encode{at}")
     else:
-        spent = f" (read {done.read_seconds:.0f} s, encode {done.encode_seconds:.0f} s, write {done.write_seconds:.0f} s)"
+        spent = (
+            f" (read {done.read_seconds:.0f} s, encode {done.encode_seconds:.0f} s, write {done.write_seconds:.0f} s)"
+        )
         console.note(
             f"{done.encoder}: {done.tiles:,} tiles, {done.cached:,} were in the cache, {done.encoded:,} encoded"
             + (f", {done.rate:,.0f} tiles/s{spent}" if done.encoded else "")

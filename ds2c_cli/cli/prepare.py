@@ -29,13 +29,17 @@ def command(
     cohort: Annotated[str, typer.Option(help="The study it belongs to.")] = "",
     mpp: Annotated[float | None, typer.Option(help="Microns a pixel at level 0; by default from the slide.")] = None,
     layout: Annotated[str | None, typer.Option(help="Pseudo-spots: grid or hex.")] = None,
-    membership: Annotated[str | None, typer.Option(help="Which cells are in a spot: margin, overlap, centroid.")] = None,
+    membership: Annotated[
+        str | None, typer.Option(help="Which cells are in a spot: margin, overlap, centroid.")
+    ] = None,
     spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot.")] = None,
     spot_tile_um: Annotated[float | None, typer.Option(help="Side of a spot's tile; 1.4 diameters by default.")] = None,
     pitch_um: Annotated[float | None, typer.Option(help="Distance of hexagonal pseudo-spots.")] = None,
     cell_tile_um: Annotated[float | None, typer.Option(help="Smallest side of a cell's tile.")] = None,
     margin_um: Annotated[float | None, typer.Option(help="How far inside the disc, for membership margin.")] = None,
-    overlap: Annotated[float | None, typer.Option(help="Share of the cell in the disc, for membership overlap.")] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of the cell in the disc, for membership overlap.")
+    ] = None,
     x_column: Annotated[str, typer.Option(help="Column of x in --spots, if it is not found.")] = "",
     y_column: Annotated[str, typer.Option(help="Column of y in --spots.")] = "",
     id_column: Annotated[str, typer.Option(help="Column of the spot id in --spots.")] = "",
@@ -61,9 +65,7 @@ def command(
         "pitch_um": pitch_um, "cell_tile_um": cell_tile_um, "margin_um": margin_um, "overlap": overlap,
     }  # fmt: skip
     home = Project(project)
-    sources = Sources(
-        slide, cells, counts, spots, x_column, y_column, id_column, mpp, keep_matching, trust_coordinates
-    )
+    sources = Sources(slide, cells, counts, spots, x_column, y_column, id_column, mpp, keep_matching, trust_coordinates)
     with console.progress() as tell:
         done = prepare(home, sources, home.settings(Geometry, flags), sample, donor, cohort, dry_run, force, tell)
     for warning in done.warnings:
@@ -73,7 +75,7 @@ def command(
         console.note(f"{name} is up to date")
     else:
         console.note(
-            f"{name}: {done.n_cells:,} cells, {done.n_inside:,} of them in {done.n_spots:,} spots, {done.n_genes:,} genes"
+            f"{name}: {done.n_cells:,} cells, {done.n_inside:,} in {done.n_spots:,} spots, {done.n_genes:,} genes"
             + ("; nothing was written" if dry_run else f"; look at {done.folder / schema.OVERLAY_FILE}")
         )
     console.result(

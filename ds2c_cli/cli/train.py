@@ -24,13 +24,17 @@ from .options import (
 
 
 def command(
-    train: Annotated[list[str] | None, typer.Option(help="Samples to learn from: S1,S2 or repeated; all others.")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="Samples to learn from: S1,S2 or repeated; all others.")
+    ] = None,
     val: Annotated[
         list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="additive, paper, mlp or cell-supervised.")] = None,
     folds: Annotated[int, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=0)] = 0,
-    output: Annotated[str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")] = "",
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")
+    ] = "",
     seed: Annotated[int | None, typer.Option(help="Of initial weights, batches and held-out blocks.")] = None,
     genes: Annotated[int | None, typer.Option(help="Model only the most variable genes; 0 for all.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most.")] = None,

@@ -101,12 +101,14 @@ def convert(state: Mapping[str, torch.Tensor], depth: int) -> dict[str, torch.Te
     named: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in RENAME:
-            name = re.sub(pattern, replacement, name)  # noqa: PLW2901
+            name = re.sub(pattern, replacement, name)
         if name != "embeddings.mask_token":  # used in pre-training only
             named[name] = tensor
     for block in range(depth):
         for kind in ("weight", "bias"):
-            parts = [named.pop(f"blocks.{block}.attention.attention.{part}.{kind}") for part in ("query", "key", "value")]
+            parts = [
+                named.pop(f"blocks.{block}.attention.attention.{part}.{kind}") for part in ("query", "key", "value")
+            ]
             named[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat(parts)
     return named
 

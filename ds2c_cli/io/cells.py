@@ -46,7 +46,7 @@ CENTROIDS = (
     ("centroid_x_px", "centroid_y_px"),
     CENTRES[-1],
 )
-ID_COLUMNS = (("cell_id",), ("id",), ("object_id",), ("index",), ("unnamed:_0",), ("",), ("barcode",))
+ID_COLUMNS = (("cell_id",), ("id",), ("object_id",), ("barcode",), ("index",), ("unnamed:_0",), ("",))
 LABEL_ARRAYS = ("inst_map", "labels", "masks")
 KINDS = (GeometryType.POINT, GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
 # Early QuPath wrote the kind of an object in the place of its id (LEGACY_TYPE_IDS of its reader).
@@ -358,6 +358,8 @@ def _label_outlines(path: Path, image: np.ndarray) -> tuple[_Found, np.ndarray]:
     """The pixel edges of every label of a (h, w) integer image; 0 is background, pixel (row, column) covers
     x from column to column + 1 and y from row to row + 1.
     """
+    if image.size == np.prod(image.shape[-2:]):
+        image = image.reshape(image.shape[-2:])  # one plane of a stack
     if image.ndim != 2 or image.dtype.kind not in "iu" or image.min(initial=0) < 0:
         raise InputError(
             f"{path} is not a label image: shape {image.shape}, {image.dtype}",

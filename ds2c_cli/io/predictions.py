@@ -17,7 +17,12 @@ from ..errors import InputError
 
 
 def create_predictions(
-    path: Path, obs: pd.DataFrame, genes: Sequence[str], obsm: dict[str, np.ndarray], about: dict[str, Any], counts: bool
+    path: Path,
+    obs: pd.DataFrame,
+    genes: Sequence[str],
+    obsm: dict[str, np.ndarray],
+    about: dict[str, Any],
+    counts: bool,
 ) -> dict[str, np.memmap]:
     """An h5ad with empty matrices, and these as writable arrays (cells, genes) float32 over the file.
 

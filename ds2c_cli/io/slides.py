@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import html
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -20,6 +22,9 @@ from ..errors import InputError
 PLAUSIBLE_MPP = (0.05, 5.0)  # a tag outside is a print resolution (72 dpi is 353 um), not a pixel size
 BLOCK = 2048  # pixels a side; FACTS 1: decoding blocks and slicing is 60 times faster than a read a cell
 FINGERPRINT_BYTES = 65_536  # FACTS 2: the first and last 64 kB of the encoded pixels
+COLOURS = {1, 2, 6}  # TIFF's PhotometricInterpretation: grey, RGB, YCbCr; others need a conversion
+UM = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "pixel": float("nan"), "reference frame": float("nan")}  # OME; else microns
+JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 
 class Slide(ABC):
@@ -62,7 +67,7 @@ class Slide(ABC):
         levels = self._levels()
         level = max((i for i, size in enumerate(levels) if max(size) >= longest), default=0)
         width, height = levels[level]
-        factor = max(1, -(-max(width, height) // longest))
+        factor = max(1, min(-(-max(width, height) // longest), width, height))
         strips = []
         for y in range(0, height, BLOCK // factor * factor or factor):
             rows = min(BLOCK // factor * factor or factor, height - y)
@@ -73,11 +78,10 @@ class Slide(ABC):
 
     @cached_property
     def background(self) -> np.ndarray:
-        """The (3,) uint8 colour of glass on this slide: the median of its brightest pixels, white without any."""
-        pixels = self.thumbnail(512)[0].reshape(-1, 3)
-        darkest = pixels.min(1)
-        glass = pixels[darkest >= max(200, int(np.percentile(darkest, 90)))]
-        return np.median(glass, 0).astype(np.uint8) if len(glass) else np.full(3, 255, np.uint8)
+        """The (3,) uint8 colour of glass on this slide, measured with its missing tiles black, as no glass is."""
+        dark = copy.copy(self)
+        dark.background = np.zeros(3, np.uint8)
+        return glass_colour(dark.thumbnail(512)[0])
 
 
 class TiledTiff(Slide):
@@ -94,6 +98,9 @@ class TiledTiff(Slide):
         self.mpp = _tiff_mpp(tiff, base)
         size = path.stat().st_size
         for page in self._pages:
+            tiles = _tiles_across(page) * -(-page.imagelength // page.tilelength) * _planes(page)
+            if not len(page.dataoffsets) == len(page.databytecounts) == tiles:
+                raise InputError(f"{path} is truncated: the index of its tiles is not whole", "Copy the slide again.")
             ends = np.add(page.dataoffsets, page.databytecounts)
             if ends.size and ends.max() > size:
                 raise InputError(
@@ -113,10 +120,12 @@ class TiledTiff(Slide):
         filled = counts > 0
         digest.update((offsets - offsets[filled].min(initial=offsets.max(initial=0)))[filled].tobytes())
         digest.update(counts.tobytes())
-        for tile in np.flatnonzero(filled)[[0, -1]] if filled.any() else []:
-            start, count = int(offsets[tile]), int(counts[tile])
-            self._file.seek(start)
-            digest.update(self._file.read(min(count, FINGERPRINT_BYTES)))
+        # Tiles without compression are all of one length, so the index knows nothing of the pixels: hash them all.
+        raw = base.compression == 1
+        tiles = np.flatnonzero(filled)
+        for tile in tiles if raw else tiles[[0, -1]] if len(tiles) else []:
+            self._file.seek(int(offsets[tile]))
+            digest.update(self._file.read(int(counts[tile]) if raw else min(int(counts[tile]), FINGERPRINT_BYTES)))
         first, last = (int(offsets[filled].min()), int((offsets + counts)[filled].max())) if filled.any() else (0, 0)
         for start in (first, max(first, last - FINGERPRINT_BYTES)):
             self._file.seek(start)
@@ -125,21 +134,22 @@ class TiledTiff(Slide):
 
     def _read(self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray) -> None:
         page = self._pages[level]
-        across = -(-page.imagewidth // page.tilewidth)
+        across = _tiles_across(page)
         for row in range(y // page.tilelength, -(-(y + height) // page.tilelength)):
             for column in range(x // page.tilewidth, -(-(x + width) // page.tilewidth)):
                 tile = self._tile(page, row * across + column)
                 top, left = row * page.tilelength - y, column * page.tilewidth - x
                 rows = slice(max(top, 0), min(top + page.tilelength, height))
                 columns = slice(max(left, 0), min(left + page.tilewidth, width))
-                out[rows, columns] = tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                out[rows, columns] = tile[
+                    rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+                ]
 
     def _tile(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
         """One decoded tile (tilelength, tilewidth, 3); a tile with no bytes is background."""
-        planes = 3 if page.planarconfig == 2 else 1
-        tiles_a_plane = len(page.dataoffsets) // planes
+        tiles_a_plane = len(page.dataoffsets) // _planes(page)
         decoded = []
-        for plane in range(planes):
+        for plane in range(min(_planes(page), 3)):
             segment = index + plane * tiles_a_plane
             count = page.databytecounts[segment]
             if not count:
@@ -148,9 +158,12 @@ class TiledTiff(Slide):
             try:
                 data, _, _ = page.decode(self._file.read(count), segment, jpegtables=page.jpegtables, _fullsize=True)
             except Exception as error:
-                raise InputError(f"{self.path}: tile {index} cannot be decoded ({error})", "Copy the slide again.") from error
+                raise InputError(
+                    f"{self.path}: tile {index} cannot be decoded ({error})", "Copy the slide again."
+                ) from error
+            assert data is not None  # which tifffile returns for a segment without bytes only
             decoded.append(data[0])
-        return np.concatenate(decoded, -1)[..., :3] if planes > 1 else decoded[0][..., :3]
+        return np.concatenate(decoded, -1)[..., :3]
 
 
 class FlatImage(Slide):
@@ -185,7 +198,11 @@ def open_slide(path: Path) -> Slide:
         if magic[:2] in (b"II", b"MM"):
             return _open_tiff(path)
         if magic[:3] == b"\xff\xd8\xff":
-            return FlatImage(path, imagecodecs.jpeg_decode(path.read_bytes()), None)
+            data = path.read_bytes()
+            # The decoder fills what is missing with grey; neither marker can occur within the pixels of a scan.
+            if data.rfind(JPEG_END) < data.rfind(JPEG_SCAN):
+                raise InputError(f"{path} is truncated: its last scan has no end", "Copy the slide again.")
+            return FlatImage(path, imagecodecs.jpeg_decode(data), None)
         if magic == b"\x89PNG\r\n\x1a\n":
             return FlatImage(path, imagecodecs.png_decode(path.read_bytes()), None)
     except InputError:
@@ -216,11 +233,21 @@ def iter_crops(slide: Slide, boxes: np.ndarray, block: int = BLOCK) -> Iterator[
 def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
     """Where a (h, w, 3) uint8 thumbnail shows tissue: (h, w) bool.
 
-    Stain has colour, glass and dust have none: the spread of R, G and B, smoothed over a few pixels so that tissue is
-    one piece, is above Otsu's threshold, which is kept between 8 and 30 grey levels for slides that are all or no tissue.
+    Tissue differs from the glass in at least one channel: the largest difference, smoothed over a few pixels so that
+    tissue is one piece, is above Otsu's threshold, kept between 15 and 40 grey levels for slides that are all or no
+    tissue.
     """
-    spread = gaussian_filter((thumbnail.max(-1) - thumbnail.min(-1)).astype(np.float32), 2)
-    return spread > min(max(_otsu(spread.astype(np.uint8)), 8), 30)
+    difference = np.abs(thumbnail.astype(np.int16) - glass_colour(thumbnail)).max(-1)
+    smooth = gaussian_filter(difference.astype(np.float32), 2)
+    return smooth > min(max(_otsu(smooth.astype(np.uint8)), 15), 40)
+
+
+def glass_colour(thumbnail: np.ndarray) -> np.ndarray:
+    """The (3,) uint8 colour of glass in a thumbnail: the median of its brightest tenth, white where all is stained."""
+    pixels = thumbnail.reshape(-1, 3)
+    darkest = pixels.min(1)
+    glass = pixels[darkest >= max(200, int(np.percentile(darkest, 90)))]
+    return np.median(glass, 0).astype(np.uint8) if len(glass) else np.full(3, 255, np.uint8)
 
 
 def _otsu(values: np.ndarray) -> int:
@@ -239,6 +266,9 @@ def _open_tiff(path: Path) -> Slide:
         raise InputError(f"{path} holds no image", "It may be truncated: copy the slide again.")
     base = tiff.series[0].levels[0]
     page = base.keyframe
+    if page.photometric not in COLOURS:
+        model = getattr(page.photometric, "name", page.photometric)
+        raise InputError(f"{path} has the colours {model}, not RGB", "Export it as RGB.")
     if page.is_tiled and base.dtype == np.uint8 and page.samplesperpixel >= 3:
         return TiledTiff(path, tiff)
     with tiff:
@@ -260,13 +290,21 @@ def _plain_page(level: Any, path: Path) -> tifffile.TiffPage:
     return page
 
 
+def _tiles_across(page: tifffile.TiffPage) -> int:
+    return -(-page.imagewidth // page.tilewidth)
+
+
+def _planes(page: tifffile.TiffPage) -> int:
+    """How often each tile is stored: once, or once a sample (PlanarConfiguration 2)."""
+    return page.samplesperpixel if page.planarconfig == 2 else 1
+
+
 def _tiff_mpp(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
     """Microns a pixel by OME's, then Aperio's, then the resolution tags; None unless plausible."""
     candidates: list[float] = []
     if tiff.is_ome and (found := re.search(r'PhysicalSizeX="([\d.eE+-]+)"', tiff.ome_metadata or "")):
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', tiff.ome_metadata or "")
-        scale = {"nm": 1e-3, "mm": 1e3}.get(unit.group(1) if unit else "µm", 1.0)
-        candidates.append(float(found.group(1)) * scale)
+        candidates.append(float(found.group(1)) * UM.get(html.unescape(unit.group(1)) if unit else "µm", 1.0))
     if found := re.search(r"\bMPP\s*=\s*([\d.]+)", page.description or ""):
         candidates.append(float(found.group(1)))
     unit_um = {2: 25_400.0, 3: 10_000.0}.get(int(page.resolutionunit or 1))
@@ -278,12 +316,17 @@ def _tiff_mpp(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
 
 def _as_rgb(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.dtype != np.uint8:
-        raise InputError(f"{path} has {pixels.dtype} pixels, not the 8-bit colours of an H&E image", "Export it as RGB.")
+        raise InputError(
+            f"{path} has {pixels.dtype} pixels, not the 8-bit colours of an H&E image", "Export it as RGB."
+        )
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, -1)
     if pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
         raise InputError(f"{path} has the shape {pixels.shape}, not (height, width, 3)", "Export it as RGB.")
-    return np.ascontiguousarray(pixels[..., :3])
+    rgb = np.ascontiguousarray(pixels[..., :3])
+    if pixels.shape[-1] == 4:
+        rgb[pixels[..., 3] == 0] = 255  # the colour under full transparency means nothing, and is often black
+    return rgb
 
 
 def _reduce(pixels: np.ndarray, factor: int) -> np.ndarray:

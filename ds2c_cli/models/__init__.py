@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from .base import SpotModel
 from .deepsets import Additive, CellSupervised, Paper
 from .mlp import Mlp
 
-MODELS = {"additive": Additive, "paper": Paper, "mlp": Mlp, "cell-supervised": CellSupervised}
+MODELS: dict[str, type[SpotModel]] = {
+    "additive": Additive,
+    "paper": Paper,
+    "mlp": Mlp,
+    "cell-supervised": CellSupervised,
+}

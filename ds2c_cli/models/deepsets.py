@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..schema import TARGET_SUM
 from .bag import Bag, segment_sum
+from .base import SpotModel, inverse_softplus, mlp, set_last_bias
 
 
-def mlp(width_in: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
-    """The paper's two-layer MLP."""
-    return nn.Sequential(nn.Linear(width_in, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width_out))
-
-
-def inverse_softplus(value: torch.Tensor) -> torch.Tensor:
-    """x such that softplus(x) is the value, which is above zero."""
-    return value + torch.log(-torch.expm1(-value))
-
-
-class DeepSets(nn.Module):
+class DeepSets(SpotModel):
     """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho (DESIGN 8)."""
 
     def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
@@ -43,10 +35,10 @@ class DeepSets(nn.Module):
         The context's part of rho's first layer is computed once a spot and handed to its cells, which is the same sum
         as over the concatenated h_j at a third of the work.
         """
-        first, rest = self.rho[0], self.rho[1:]
-        of_cell, of_context = first.weight.split([self.width, 2 * self.width], dim=1)
-        cells = F.linear(self.phi_cell(bag.cells), of_cell, first.bias)  # (C, H)
-        return rest(cells + F.linear(self.context(bag), of_context)[bag.spot_of])
+        weight, bias = self.rho.get_parameter("0.weight"), self.rho.get_parameter("0.bias")
+        of_cell, of_context = weight.split([self.width, 2 * self.width], dim=1)
+        cells = F.linear(self.phi_cell(bag.cells), of_cell, bias)  # (C, H)
+        return self.rho[1:](cells + F.linear(self.context(bag), of_context)[bag.spot_of])
 
 
 class Paper(DeepSets):
@@ -55,32 +47,26 @@ class Paper(DeepSets):
     Softplus keeps the output non-negative: the published ReLU leaves most outputs dead at the start (FACTS 4).
     """
 
-    learning_rate = 1e-4
-
     def spot(self, bag: Bag) -> torch.Tensor:
-        """(S, G) log1p of counts per 10,000 of the spot."""
         member = bag.inside
         cells = segment_sum(self.phi_cell(bag.cells[member]), bag.spot_of[member], bag.n_spots)  # (S, H)
         number = torch.bincount(bag.spot_of[member], minlength=bag.n_spots).unsqueeze(1)  # (S, 1)
         return F.softplus(self.rho(torch.cat([cells, number * self.context(bag)], 1)))
 
     def cell(self, bag: Bag) -> torch.Tensor:
-        """(C, G) each cell's counts per 10,000 of its spot."""
         return torch.expm1(F.softplus(self.read_cells(bag)))
 
     def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        """Let the last bias give every gene its mean (G,) over the training spots, log1p per 10,000."""
-        with torch.no_grad():
-            self.rho[-1].bias.copy_(inverse_softplus(mean))
+        set_last_bias(self.rho, inverse_softplus(mean))
 
 
 class Additive(DeepSets):
-    """Each cell has non-negative gene rates; a spot is their linear sum, to 10,000 like its label.
+    """Each cell has non-negative gene rates times its area; a spot is their linear sum, to 10,000 like its label.
 
     Counts add in linear space, so what is trained on a spot is what is read off a cell.
     """
 
-    learning_rate = 1e-3  # reaches in 30 epochs what 1e-4 reaches in 300
+    learning_rate: ClassVar[float] = 1e-3  # reaches in 30 epochs what 1e-4 reaches in 300
     typical_total: torch.Tensor
 
     def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
@@ -88,44 +74,38 @@ class Additive(DeepSets):
         # What the rates of a spot add up to in the mean, for cells whose spot has no member of its own.
         self.register_buffer("typical_total", torch.tensor(0.0))
 
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        """Let the last bias give every gene its mean (G,) over the training spots; only ratios matter here."""
-        with torch.no_grad():
-            share = torch.expm1(mean)
-            self.rho[-1].bias.copy_(torch.log(share / share.mean()))
-
     def rates(self, bag: Bag) -> torch.Tensor:
-        """(C, G) gene rates of each cell, in units that cancel in its spot."""
+        """(C, G) gene rates of each cell, in a unit that cancels in its spot."""
         return torch.exp(self.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
 
     def spot(self, bag: Bag) -> torch.Tensor:
-        """(S, G) log1p of counts per 10,000 of the spot."""
         member = bag.inside
         total = segment_sum(self.rates(bag)[member], bag.spot_of[member], bag.n_spots)
-        if self.training and len(total):
-            mean = total.detach().sum(1).mean()
+        sizes = total.sum(1, keepdim=True)
+        if self.training:
+            mean = sizes.detach().mean()
             self.typical_total.lerp_(mean, 0.1 if self.typical_total > 0 else 1.0)
-        return torch.log1p(TARGET_SUM * total / total.sum(1, keepdim=True).clamp(min=1e-12))
+        return torch.log1p(TARGET_SUM * total / sizes.clamp(min=1e-12))
 
     def cell(self, bag: Bag) -> torch.Tensor:
-        """(C, G) each cell's counts per 10,000 of its spot."""
         rates = self.rates(bag)
         member = bag.inside
-        sizes = rates.sum(1, keepdim=True)
-        total = segment_sum(sizes[member], bag.spot_of[member], bag.n_spots)  # (S, 1)
+        total = segment_sum(rates[member].sum(1, keepdim=True), bag.spot_of[member], bag.n_spots)  # (S, 1)
         total = torch.where(total > 0, total, self.typical_total.clamp(min=1e-12))
         return TARGET_SUM * rates / total[bag.spot_of]
+
+    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
+        share = torch.expm1(mean)
+        set_last_bias(self.rho, torch.log(share / share.mean()))  # only ratios matter
 
 
 class CellSupervised(Additive):
     """The ceiling: the additive network trained on true single cells, one at a time, so that only the labels differ."""
 
-    learning_rate = 1e-4
+    learning_rate: ClassVar[float] = 1e-4
 
     def cell(self, bag: Bag) -> torch.Tensor:
-        """(C, G) each cell's counts per 10,000 of its spot: the rates themselves, whose unit the truth has set."""
-        return self.rates(bag)
+        return self.rates(bag)  # whose unit the true cells have set
 
     def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        with torch.no_grad():
-            self.rho[-1].bias.copy_(torch.log(torch.expm1(mean) / cells_a_spot))
+        set_last_bias(self.rho, torch.log(torch.expm1(mean) / cells_a_spot))

@@ -1,0 +1,55 @@
+"""The demo: the whole chain on two generated slides, with an encoder whose weights come with the install."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..embed import embed
+from ..evaluate import Evaluated, evaluate
+from ..predict import predict
+from ..prepare import Sources, prepare
+from ..progress import Progress, silent
+from ..project import Project
+from ..report import write_report
+from ..settings import Embedding, Geometry, Training
+from ..train import train
+from .tissue import SLIDE_FILE, paint_sample
+
+DONORS = {"donor_a": 1, "donor_b": 2}  # the seed each slide is painted from
+MODELS = ("mlp", "paper", "additive", "cell-supervised")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the demo leaves to look at."""
+
+    found: Evaluated
+    report: Path
+    prediction: Path
+
+
+def demo(folder: Path, cache_root: Path, size_px: int = 2560, progress: Progress = silent) -> Shown:
+    """Paint two slides of two donors, learn from the spots of the first, predict and score the cells of the second.
+
+    Running it again redoes only what is missing.
+    """
+    project = Project(folder)
+    for name, seed in DONORS.items():
+        source = folder / "slides" / name
+        if not (source / SLIDE_FILE).exists():
+            progress(f"paint {name}", 0, 1, "")
+            paint_sample(source, seed, size_px)
+            progress(f"paint {name}", 1, 1, "")
+        sources = Sources(source / SLIDE_FILE, str(source / "cells.parquet"), source / "cell_counts.h5ad")
+        prepare(project, sources, Geometry(membership="centroid"), name, name, "demo", progress=progress)
+    train_on, test_on = DONORS
+    embed(project, Embedding(encoder="imagenet-lite0"), cache_root, progress=progress)
+    embedding = project.embedding(Embedding(encoder="imagenet-lite0"))
+    for model in MODELS:
+        settings = Training(model=model, patience=20)
+        train(project, settings, embedding, cache_root, project.checkpoint(model), [train_on], progress=progress)
+    checkpoints = [project.checkpoint(model) for model in MODELS]
+    found = evaluate(project, cache_root, checkpoints, name="demo", progress=progress)
+    (prediction,) = predict(project, project.checkpoint("additive"), cache_root, [test_on], progress=progress)
+    return Shown(found, write_report(project, found), prediction.path)

@@ -1,0 +1,145 @@
+"""The optimiser's loop: a model is fitted to labels of spots, or of cells, and its loss drawn."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from scipy import sparse
+
+from .bags import Bags
+from .errors import InputError
+from .expression import log_share
+from .models import SpotModel
+from .progress import Progress, silent
+from .project import replacing
+from .settings import Training
+
+
+@dataclass
+class Labels:
+    """What is learned: spots (n, G) log1p per 10,000; for the ceiling also its cells' counts and the spots' totals."""
+
+    spots: torch.Tensor  # (S, G), NaN rows where the spot has no counts
+    cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the bags' cells
+    totals: torch.Tensor | None = None  # (S,) of the panel's genes
+
+
+def fit(
+    model: SpotModel,
+    bags: Bags,
+    labels: Labels,
+    learn: np.ndarray,
+    stop: np.ndarray,
+    settings: Training,
+    device: torch.device,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Train in place, Adam on the mean squared error of log expression; ends with the best weights on `stop`.
+
+    Returns the loss on `learn` and on `stop` of every epoch: (epochs, 2).
+    """
+    model.to(device)
+    bags = bags.to(device)
+    spot_labels = labels.spots.to(device)
+    # No epoch is spent on finding every gene's mean.
+    mean = spot_labels[torch.from_numpy(learn).to(device)].mean(0).clamp(min=1e-3)
+    model.start_at(mean, _cells_a_spot(bags, learn))
+    optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    generator = torch.Generator().manual_seed(settings.seed)
+    size = _spots_a_batch(bags, labels, learn, settings)
+    best, best_state, history = float("inf"), copy.deepcopy(model.state_dict()), []
+    began = time.perf_counter()
+    for epoch in range(settings.epochs):
+        model.train()
+        learned = _pass(model, bags, labels, spot_labels, torch.from_numpy(learn), size, generator, optimiser)
+        model.eval()
+        with torch.inference_mode():
+            stopped = _pass(model, bags, labels, spot_labels, torch.from_numpy(stop), size, None, None)
+        history.append((learned, stopped))
+        if not np.isfinite(stopped):
+            raise InputError("the loss is not a number any more", "Lower --learning-rate.")
+        if stopped < best:
+            best, best_state = stopped, copy.deepcopy(model.state_dict())
+        since_best = epoch - int(np.argmin([s for _, s in history]))
+        rate = (epoch + 1) / (time.perf_counter() - began)
+        progress(
+            "train", epoch + 1, settings.epochs, f"loss {learned:.4f}, held out {stopped:.4f}, {rate:.1f} epochs/s"
+        )
+        if since_best >= settings.patience:
+            facts = f"stopped early after {epoch + 1} epochs, {rate:.1f} epochs/s"
+            progress(f"train {settings.model}", settings.epochs, settings.epochs, facts)
+            break
+    model.load_state_dict(best_state)
+    model.eval().to("cpu")
+    return np.array(history)
+
+
+def _pass(
+    model: SpotModel,
+    bags: Bags,
+    labels: Labels,
+    spot_labels: torch.Tensor,
+    spots: torch.Tensor,
+    size: int,
+    generator: torch.Generator | None,
+    optimiser: torch.optim.Optimizer | None,
+) -> float:
+    """Once over the spots, learning where there is an optimiser: the mean loss."""
+    order = spots[torch.randperm(len(spots), generator=generator)] if generator else spots
+    total, number = 0.0, 0
+    for rows in order.to(bags.tiles.device).split(size):
+        bag = bags.batch(rows)
+        if labels.cells is None:
+            loss = F.mse_loss(model.spot(bag), spot_labels[rows])
+            weight = len(rows)
+        else:
+            cells, spot_of = bags.cell_index(rows)
+            truth = _cell_truth(labels, cells, rows[spot_of])
+            loss = F.mse_loss(torch.log1p(model.cell(bag)), truth)
+            weight = len(cells)
+        if optimiser is not None:
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        total, number = total + float(loss.detach()) * weight, number + weight
+    return total / max(number, 1)
+
+
+def _cell_truth(labels: Labels, cells: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:
+    assert labels.cells is not None
+    assert labels.totals is not None
+    counts = labels.cells[cells.cpu().numpy()].toarray()
+    return torch.from_numpy(log_share(counts, labels.totals[spots.cpu()].numpy())).to(cells.device)
+
+
+def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:
+    return float((bags.start[spots + 1] - bags.start[spots]).float().mean())
+
+
+def _spots_a_batch(bags: Bags, labels: Labels, learn: np.ndarray, settings: Training) -> int:
+    """The paper's 256 spots; as many cells where single cells are the labels."""
+    if labels.cells is None:
+        return settings.batch_spots
+    return max(1, round(settings.batch_spots / _cells_a_spot(bags, learn)))
+
+
+def draw_loss(path: Path, history: np.ndarray, best: int, title: str) -> None:
+    """A PNG of the loss by epoch."""
+    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    epochs = np.arange(1, len(history) + 1)
+    axes.plot(epochs, history[:, 0], label="training spots", color="#0057b8")
+    axes.plot(epochs, history[:, 1], label="held-out spots", color="#d95f02", linestyle="--")
+    axes.axvline(best + 1, color="0.6", linewidth=0.8, zorder=0)
+    axes.set(xlabel="epoch", ylabel="mean squared error of log expression", title=f"{title}: best epoch {best + 1}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with replacing(path) as part:
+        figure.savefig(part, format="png")
