@@ -165,6 +165,9 @@ class Cache:
             orphan = _Private.adopt(path)
             if orphan is None:
                 continue
+            for part in self.folder.glob(f".{path.name}.*.part"):  # its writer was killed while publishing
+                with suppress(OSError):
+                    part.unlink()
             try:
                 tiles += orphan.publish(self.folder, self.dimension)
             except CORRUPT:

@@ -32,7 +32,6 @@ class Embedded:
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
     note: str = ""  # what a person should know of the encoder
-    damaged: int = 0  # tiles whose stored vector failed its checksum
     last_rate: float | None = None  # tiles a second the last time
 
     @property

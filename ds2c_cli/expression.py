@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -87,17 +88,17 @@ def seurat_v3_variance(counts: sparse.csr_matrix) -> np.ndarray:
 
     n = counts.shape[0]
     counts = counts.astype(np.float64)  # squares of int32 counts overflow from 46,341 on
-    mean = np.asarray(counts.mean(0)).ravel()
-    mean_square = np.asarray(counts.multiply(counts).mean(0)).ravel()
-    variance = (mean_square - mean**2) * n / max(n - 1, 1)
+    total = np.asarray(counts.sum(0)).ravel()
+    square = np.asarray(counts.multiply(counts).sum(0)).ravel()
+    mean, variance = total / n, (square - total**2 / n) / max(n - 1, 1)  # exactly 0 for a constant gene
     varies = variance > 0
     expected = np.zeros_like(variance)
-    try:
+    expected[varies] = np.log10(mean[varies])
+    if varies.sum() >= 10:  # loess crashes on none, and has no parabola through a window of two
         fit = loess(np.log10(mean[varies]), np.log10(variance[varies]), span=0.3, degree=2)
-        fit.fit()
-        expected[varies] = fit.outputs.fitted_values
-    except ValueError:  # "near singularities", "svddc failed"
-        expected[varies] = np.log10(mean[varies])
+        with contextlib.suppress(ValueError):  # "near singularities", "svddc failed"
+            fit.fit()
+            expected[varies] = fit.outputs.fitted_values
     deviation = np.sqrt(10**expected)
     clip = deviation * np.sqrt(n) + mean
     clipped = counts.tocsc(copy=True)

@@ -128,7 +128,7 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator
     groups = (bags.start[:-1] // CELLS_AT_ONCE).numpy()
     for spots in np.split(np.arange(bags.n_spots), np.flatnonzero(np.diff(groups)) + 1):
         rows = torch.from_numpy(spots).to(where)
-        with torch.inference_mode():
+        with torch.no_grad():
             bag = scaled.batch(rows)
             share, spot_log = model.cell(bag), model.spot(bag)
             members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))

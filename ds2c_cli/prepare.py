@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,18 +131,7 @@ def prepare(
             check_coordinates("cell", cells.cell_id, points, sources.cells, slide, tissue, scale, mpp)
 
     progress("prepare", 2, 4, "membership")
-    tile_side = geometry.spot_tile_um / mpp
-    member = member_of(cells.outline, spots, mpp, geometry)
-    context = context_of(points, member, spots, tile_side)
-    if table is None:  # keep the pseudo-spots whose tile holds a cell: the others are glass
-        used = np.zeros(len(spots), bool)
-        used[member[member >= 0]] = True
-        holding = context[context >= 0]
-        within = np.abs(points[context >= 0] - spots[holding]).max(1) <= tile_side / 2
-        used[holding[within]] = True
-        spots = spots[used]
-        member = np.where(member >= 0, np.cumsum(used)[member] - 1, -1).astype(np.int32)
-        context = context_of(points, member, spots, tile_side)
+    spots, member, context = _membership(cells.outline, points, spots, mpp, geometry, measured=table is not None)
     if not len(spots):
         raise InputError(
             f"{sources.slide} has no room for a spot: its {slide.width} x {slide.height} pixels are "
@@ -151,63 +139,118 @@ def prepare(
             "Check --mpp, or make spots smaller with --spot-um and --spot-tile-um.",
         )
     n_cells = np.bincount(member[member >= 0], minlength=len(spots)).astype(np.int32)
-    in_tissue = table.in_tissue if table is not None else n_cells > 0
     if cell_counts is not None and not n_cells.any():
         raise InputError(
             f"no cell of {sources.cells} is in a spot by the rule {geometry.membership!r}: the spot set is empty",
             "Choose another --membership, or larger spots with --spot-um.",
         )
-
-    ids = table.spot_id if table is not None else np.array([f"spot_{i:06d}" for i in range(len(spots))], object)
-    tiles = square_tiles(spots[:, 0], spots[:, 1], tile_side)
-    cell_boxes = cell_tiles(cells.outline, mpp, geometry.cell_tile_um)
-    area = shapely.area(cells.outline) * mpp**2
-    cell_table = pd.DataFrame({
-        "cell_id": cells.cell_id, "x": points[:, 0], "y": points[:, 1],
-        "tile_x": cell_boxes[:, 0], "tile_y": cell_boxes[:, 1], "tile_side": cell_boxes[:, 2],
-        "area_um2": np.where(area > 0, area, np.nan), "spot": context, "inside": member >= 0,
-    }).astype(schema.CELL_COLUMNS)  # fmt: skip
-    spot_table = pd.DataFrame({
-        "spot_id": ids, "x": spots[:, 0], "y": spots[:, 1], "tile_x": tiles[:, 0], "tile_y": tiles[:, 1],
-        "tile_side": tiles[:, 2], "in_tissue": in_tissue, "n_cells": n_cells,
-    }).astype(schema.SPOT_COLUMNS)  # fmt: skip
-    done.n_cells, done.n_inside, done.n_spots = len(cell_table), int(cell_table["inside"].sum()), len(spot_table)
-
+    spot_id = table.spot_id if table is not None else np.array([f"spot_{i:06d}" for i in range(len(spots))], object)
+    in_tissue = table.in_tissue if table is not None else n_cells > 0
+    if cell_counts is not None:
+        spot_counts = Counts(spot_id, cell_counts.genes, sum_over_spots(cell_counts.matrix, member, len(spots)))
     truth = cell_counts or spot_counts
     if truth is not None:
         kept, sentence = _genes_kept(truth)
         done.warnings += [sentence] if sentence else []
         done.n_genes = int(kept.sum())
+    done.n_cells, done.n_inside, done.n_spots = len(points), int((member >= 0).sum()), len(spots)
     if dry_run:
         return done
+
     progress("prepare", 3, 4, "write")
-    if truth is not None:
-        if cell_counts is not None:
-            matrix = cell_counts.matrix[:, kept].tocsr()
-            spot_counts = Counts(ids, cell_counts.genes[kept], sum_over_spots(matrix, member, len(spots)))
-            _write_counts(folder / schema.CELL_COUNTS_FILE, Counts(cells.cell_id, cell_counts.genes[kept], matrix))
+    for file, counted in ((schema.CELL_COUNTS_FILE, cell_counts), (schema.SPOT_COUNTS_FILE, spot_counts)):
+        if counted is None:
+            (folder / file).unlink(missing_ok=True)
         else:
-            assert spot_counts is not None
-            spot_counts = Counts(ids, spot_counts.genes[kept], spot_counts.matrix[:, kept].tocsr())
-        _write_counts(folder / schema.SPOT_COUNTS_FILE, spot_counts)
-    for stale, wanted in ((schema.CELL_COUNTS_FILE, cell_counts), (schema.SPOT_COUNTS_FILE, spot_counts)):
-        if wanted is None:
-            (folder / stale).unlink(missing_ok=True)
-    _write(folder / schema.CELLS_FILE, lambda part: cell_table.to_parquet(part, index=False))
-    _write(folder / schema.SPOTS_FILE, lambda part: spot_table.to_parquet(part, index=False))
+            _write_counts(folder / file, counted, kept)
+    cell_table = _cell_table(cells, points, mpp, geometry, context, member)
+    spot_table = _spot_table(spot_id, spots, geometry.spot_tile_um / mpp, in_tissue, n_cells)
     neighbours = neighbours_of(spots, lattice)
-    _write(folder / schema.NEIGHBOURS_FILE, lambda part: _save_array(part, neighbours))
+    with replacing(folder / schema.CELLS_FILE) as part:
+        cell_table.to_parquet(part, index=False)
+    with replacing(folder / schema.SPOTS_FILE) as part:
+        spot_table.to_parquet(part, index=False)
+    with replacing(folder / schema.NEIGHBOURS_FILE) as part, part.open("wb") as file_object:
+        np.save(file_object, neighbours, allow_pickle=False)
     with replacing(folder / schema.OVERLAY_FILE) as part:
         draw_overlay(part, slide, tissue, scale, mpp, cells.outline, spots, geometry)
-    write_json(folder / schema.SAMPLE_FILE, {
-        "version": schema.SAMPLE_VERSION, "ds2c": __version__, "recipe": recipe_hash(recipe),
-        "slide": str(sources.slide.resolve()), "slide_fingerprint": slide.fingerprint(),
-        "width": slide.width, "height": slide.height, "mpp": mpp, "donor": donor or name, "cohort": cohort or "cohort",
-        "measured": table is not None, "geometry": asdict(geometry), "lattice": asdict(lattice),
-        "sources": recipe["sources"], "warnings": done.warnings,
-    })  # fmt: skip
+    record = {
+        "version": schema.SAMPLE_VERSION,
+        "ds2c": __version__,
+        "recipe": recipe_hash(recipe),
+        "slide": str(sources.slide.resolve()),
+        "slide_fingerprint": slide.fingerprint(),
+        "width": slide.width,
+        "height": slide.height,
+        "mpp": mpp,
+        "donor": donor or name,
+        "cohort": cohort or "cohort",
+        "measured": table is not None,
+        "geometry": asdict(geometry),
+        "lattice": asdict(lattice),
+        "sources": recipe["sources"],
+        "warnings": done.warnings,
+    }
+    write_json(folder / schema.SAMPLE_FILE, record)
     progress("prepare", 4, 4, "")
     return done
+
+
+def _membership(
+    outline: np.ndarray, points: np.ndarray, spots: np.ndarray, mpp: float, geometry: Geometry, measured: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The spots (n, 2) that are kept, and of each cell the spot it is a member of and the one whose context it sees.
+
+    Measured spots are all kept; of pseudo-spots those whose tile holds a cell: the others are glass.
+    """
+    tile_side = geometry.spot_tile_um / mpp
+    member = member_of(outline, spots, mpp, geometry)
+    context = context_of(points, member, spots, tile_side)
+    if measured or not len(spots):
+        return spots, member, context
+    held = member >= 0
+    held |= np.abs(points - spots[context]).max(1) <= tile_side / 2
+    used = np.unique(context[held])
+    row = np.full(len(spots), -1, np.int32)
+    row[used] = np.arange(len(used))
+    spots, member = spots[used], np.where(member >= 0, row[member], -1).astype(np.int32)
+    return spots, member, context_of(points, member, spots, tile_side)
+
+
+def _cell_table(
+    cells: Cells, points: np.ndarray, mpp: float, geometry: Geometry, context: np.ndarray, member: np.ndarray
+) -> pd.DataFrame:
+    tiles = cell_tiles(cells.outline, mpp, geometry.cell_tile_um)
+    area = shapely.area(cells.outline) * mpp**2
+    columns = {
+        "cell_id": cells.cell_id,
+        "x": points[:, 0],
+        "y": points[:, 1],
+        "tile_x": tiles[:, 0],
+        "tile_y": tiles[:, 1],
+        "tile_side": tiles[:, 2],
+        "area_um2": np.where(area > 0, area, np.nan),
+        "spot": context,
+        "inside": member >= 0,
+    }
+    return pd.DataFrame(columns).astype(schema.CELL_COLUMNS)
+
+
+def _spot_table(
+    spot_id: np.ndarray, spots: np.ndarray, tile_side: float, in_tissue: np.ndarray, n_cells: np.ndarray
+) -> pd.DataFrame:
+    tiles = square_tiles(spots[:, 0], spots[:, 1], tile_side)
+    columns = {
+        "spot_id": spot_id,
+        "x": spots[:, 0],
+        "y": spots[:, 1],
+        "tile_x": tiles[:, 0],
+        "tile_y": tiles[:, 1],
+        "tile_side": tiles[:, 2],
+        "in_tissue": in_tissue,
+        "n_cells": n_cells,
+    }
+    return pd.DataFrame(columns).astype(schema.SPOT_COLUMNS)
 
 
 def _sample_name(name: str) -> str:
@@ -311,20 +354,11 @@ def _genes_kept(counts: Counts) -> tuple[np.ndarray, str]:
     return kept, f"left out {' and '.join(parts)}; {kept.sum():,} genes stay" if parts else ""
 
 
-def _write_counts(path: Path, counts: Counts) -> None:
+def _write_counts(path: Path, counts: Counts, kept: np.ndarray) -> None:
     table = anndata.AnnData(
-        sparse.csr_matrix(counts.matrix, dtype=np.int32),
+        sparse.csr_matrix(counts.matrix[:, kept], dtype=np.int32),
         obs=pd.DataFrame(index=pd.Index(counts.ids.astype(str))),
-        var=pd.DataFrame(index=pd.Index(counts.genes.astype(str))),
+        var=pd.DataFrame(index=pd.Index(counts.genes[kept].astype(str))),
     )
-    _write(path, lambda part: table.write_h5ad(part, compression="gzip"))
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
     with replacing(path) as part:
-        write(part)
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        table.write_h5ad(part, compression="gzip")

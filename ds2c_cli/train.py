@@ -69,9 +69,9 @@ def train(
     if not settings.learning_rate:
         settings = replace(settings, learning_rate=MODELS[settings.model].learning_rate)
     held = project.samples(val_samples) if val_samples else []
-    learned = [s for s in project.samples(train_samples) if s.name not in {h.name for h in held}]
+    learned = [s for s in _learnable(project, train_samples) if s.name not in {h.name for h in held}]
     if not learned:
-        raise UsageError("every sample is held out, none is left to train on", "Name fewer with --val.")
+        raise UsageError("no sample is left to train on", "Prepare samples with --counts, or name fewer with --val.")
     samples = learned + held
     _check_samples(samples, settings)
     made_from: dict[str, Any] = {
@@ -146,7 +146,7 @@ def train_folds(
 
     A donor is never split; there are at most as many folds as donors. `evaluate` scores each model on what it left out.
     """
-    chosen = project.samples(samples)
+    chosen = _learnable(project, samples)
     donors = sorted({sample.donor for sample in chosen})
     if len(donors) < 2:
         raise InputError(f"folds keep a donor whole, and all samples are of {donors[0]}", "Name donors with --donor.")
@@ -157,6 +157,11 @@ def train_folds(
         at = path.with_name(f"{path.stem}-fold{fold + 1}.pt")
         done.append(train(project, settings, encoder, cache_root, at, kept, (), device, dry_run, force, progress))
     return done
+
+
+def _learnable(project: Project, names: Sequence[str]) -> list[Sample]:
+    """The samples named, or all that have counts."""
+    return [sample for sample in project.samples(names) if names or sample.has_spot_counts]
 
 
 def _check_samples(samples: Sequence[Sample], settings: Training) -> None:

@@ -406,6 +406,16 @@ def test_a_writer_killed_between_publishing_and_cleaning_up(root: Path, scratch:
     assert not private(scratch)
 
 
+def test_a_writer_killed_while_publishing(root: Path, scratch: Path) -> None:
+    cache = opened(root)
+    killed(lambda: cache.writer(ABOUT).append(tiles(512), embeddings(512)))
+    half = cache.folder / f".{private(scratch)[0].name}.123.part"
+    half.write_bytes(b"half of it")
+    assert cache.recover() == 512
+    assert not half.exists()
+    assert np.array_equal(cache.get(tiles(512)), embeddings(512))
+
+
 @pytest.mark.parametrize("content", [b"", b"no database", bytes(8192)])
 def test_rubbish_on_scratch_does_no_harm(root: Path, scratch: Path, content: bytes) -> None:
     filled(root, 300)

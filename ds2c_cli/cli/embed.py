@@ -49,8 +49,6 @@ def command(
         done = embed(home, home.settings(Embedding, flags), root, samples or (), device, dry_run=dry_run, progress=tell)
     if done.note:
         console.note(f"{done.encoder}: {done.note}")
-    if done.damaged:
-        console.warn(f"{done.damaged:,} tiles were damaged in the cache and are encoded again")
     absent = done.tiles - done.cached
     if dry_run:
         at = f", about {absent / done.last_rate:,.0f} s at the last rate" if absent and done.last_rate else ""
