@@ -19,10 +19,10 @@ from .errors import InputError
 from .expression import log_share, select_genes
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
-from .models.baselines import BASELINES
+from .models.baselines import BASELINES, Baseline
 from .predict import CELLS_AT_ONCE, cache_for, check_fit, chunks, share_out
 from .progress import Progress, silent
-from .project import Project, Sample, replacing, write_json
+from .project import Project, Sample, recipe_hash, replacing, write_json
 from .train import CELL_SUPERVISED
 
 SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
@@ -104,25 +104,27 @@ def evaluate(
         project.evaluation(name or _default_name(checkpoints, predictions)), pd.DataFrame(), pd.DataFrame()
     )
     seen: set[tuple[str, ...]] = set()
-    for source in _sources(checkpoints, predictions):
+    sources = _sources(checkpoints, predictions)
+    for source, label in zip(sources, labels_of(sources), strict=True):
         for sample in chosen:
             if isinstance(source, Path) and not (source / f"{sample.name}.h5ad").exists():
                 continue
             about, pieces = _pieces(project, cache_root, source, sample, device, progress)
             scenario = scenario_of(about, sample)
             truth = _truth(sample, about["genes"])
-            label, seed = about["training"]["model"], about["training"]["seed"]
+            label = label or about["training"]["model"]
             table = _Table(truth, scenario, about["genes"], sample.name)
             for piece in pieces:
                 table.add(label, piece)
-                if truth.cells is not None and label not in ("mlp",):
+                if truth.cells is not None:
                     table.add(f"{label} {SEES_SPOT}", _deconvolved(piece, truth), spot_level=False)
             key = (sample.name, scenario, *about["genes"])
             if baselines and key not in seen:
                 seen.add(key)
                 for baseline, predict in BASELINES.items():
-                    table.add(baseline, _baseline(predict, truth))
-            found, by_gene, painted = table.scored(seed, about["name"])
+                    for piece in _baseline(predict, truth):
+                        table.add(baseline, piece)
+            found, by_gene, painted = table.scored(about)
             rows += found
             genes.append(by_gene)
             result.painted += painted
@@ -147,14 +149,37 @@ def scenario_of(about: dict[str, Any], sample: Sample) -> str:
     return "OOS" if sample.cohort in about["cohorts"] else "OOD"
 
 
+def labels_of(sources: Sequence[Checkpoint | Path]) -> list[str]:
+    """What each source is called in tables: its model; with its encoder where there are several; its own name where
+    models of one name differ in more than the seed and the samples, so that unlike runs are never averaged.
+    """
+    about = [source.about for source in sources if isinstance(source, Checkpoint)]
+    if len(about) < len(sources):
+        return [""] * len(sources)  # written predictions say it themselves
+    encoders = {one["encoder"]["fingerprint"] for one in about}
+    plain = [
+        one["training"]["model"] + (f", {one['encoder']['description']['encoder']}" if len(encoders) > 1 else "")
+        for one in about
+    ]
+    variants: dict[str, set[str]] = {}
+    for label, one in zip(plain, about, strict=True):
+        settings = {**one["training"], "seed": 0, "encoder": one["encoder"]["fingerprint"]}
+        variants.setdefault(label, set()).add(recipe_hash(settings))
+    return [one["name"] if len(variants[label]) > 1 else label for label, one in zip(plain, about, strict=True)]
+
+
 def relative_to_ceiling(rows: pd.DataFrame) -> pd.Series:
-    """Each score over that of the cell-supervised model on the same cells, genes and metric (mean over its seeds)."""
+    """Each score over the cell-supervised model's on the same cells, genes and metric (mean of its seeds).
+
+    A model is compared with the ceiling of its own encoder, a baseline, which has none, with the mean of them.
+    """
     keys = ["sample", "scenario", "genes", "metric"]
-    ceiling = rows[rows["model"] == CELL_SUPERVISED].groupby(keys)["value"].mean()
-    if ceiling.empty:
-        return pd.Series(np.nan, index=rows.index)
-    at = pd.MultiIndex.from_frame(rows[keys])
-    return pd.Series(rows["value"].to_numpy() / ceiling.reindex(at).to_numpy(), index=rows.index)
+    ceiling = rows[rows["kind"] == CELL_SUPERVISED]
+    of_encoder = ceiling.groupby([*keys, "encoder"])["value"].mean()
+    of_any = ceiling.groupby(keys)["value"].mean()
+    known = of_encoder.reindex(pd.MultiIndex.from_frame(rows[[*keys, "encoder"]])).to_numpy(float)
+    any_encoder = of_any.reindex(pd.MultiIndex.from_frame(rows[keys])).to_numpy(float)
+    return rows["value"] / np.where(rows["encoder"] == "", any_encoder, known)
 
 
 def _default_name(checkpoints: Sequence[Path], predictions: Path | None) -> str:
@@ -193,12 +218,18 @@ def _pieces(
     return source.about, run()
 
 
-def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
-    context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
+def _by_spots(sample: Sample) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of some spots and of all cells whose context they are, some thousand cells at a time."""
+    context = sample.cells["spot"].to_numpy()
     order = np.argsort(context, kind="stable")
     start = np.searchsorted(context[order], np.arange(len(sample.spots) + 1))
     for spots in np.split(np.arange(len(sample.spots)), np.flatnonzero(np.diff(start[:-1] // CELLS_AT_ONCE)) + 1):
-        rows = order[start[spots[0]] : start[spots[-1] + 1]]
+        yield spots, order[start[spots[0]] : start[spots[-1] + 1]]
+
+
+def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
+    context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
+    for spots, rows in _by_spots(sample):
         yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None)
 
 
@@ -224,12 +255,12 @@ def _deconvolved(piece: Piece, truth: Truth) -> Piece:
     return Piece(piece.spots, piece.cells[member], piece.spot_of[member], member[member], share, None)
 
 
-def _baseline(predict: Any, truth: Truth) -> Piece:
-    cells = truth.sample.cells
-    context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
-    rows = np.flatnonzero(inside)
-    share = predict(truth.spots, truth.totals, context[rows], truth.area[rows])
-    return Piece(np.arange(len(truth.totals)), rows, context[rows], inside[rows], share, None)
+def _baseline(predict: Baseline, truth: Truth) -> Iterator[Piece]:
+    context, inside = truth.sample.cells["spot"].to_numpy(), truth.sample.cells["inside"].to_numpy()
+    for spots, rows in _by_spots(truth.sample):
+        members = rows[inside[rows]]
+        share = predict(truth.spots, truth.totals, context[members], truth.area[members])
+        yield Piece(spots, members, context[members], inside[members], share, None)
 
 
 class _Table:
@@ -273,25 +304,32 @@ class _Table:
             self._moments[key] = Moments(int(self.truth.block.max()) + 1, len(self.genes))
         self._moments[key].add(block, x, y)
 
-    def scored(self, seed: int, checkpoint: str) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Painted]]:
+    def scored(self, about: dict[str, Any]) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Painted]]:
         """Tidy rows, scores a gene, and the most variable gene painted for the models that saw no spot."""
         rows: list[dict[str, Any]] = []
         by_gene = []
         for (model, scenario, metric), moments in self._moments.items():
-            own = None if model in BASELINES else seed
-            common = {"model": model, "checkpoint": "" if model in BASELINES else checkpoint, "scenario": scenario}
+            trained = model not in BASELINES
+            seed = about["training"]["seed"] if trained else None
+            common = {
+                "model": model,
+                "kind": about["training"]["model"] if trained and SEES_SPOT not in model else model,
+                "encoder": about["encoder"]["description"]["encoder"] if trained else "",
+                "checkpoint": about["name"] if trained else "",
+                "scenario": scenario,
+            }
             for score in scores(moments):
                 rows.append({
                     **common, "genes": score.genes, "metric": metric, "value": score.value, "low": score.low,
                     "high": score.high, "n_cells": moments.number, "n_genes": score.n_genes,
-                    "sample": self.sample, "seed": own,
+                    "sample": self.sample, "seed": seed,
                 })  # fmt: skip
             by_gene.append(
                 pd.DataFrame(
                     {
                         **common,
                         "sample": self.sample,
-                        "seed": own,
+                        "seed": seed,
                         "metric": metric,
                         "gene": self.genes,
                         "rank": np.arange(1, len(self.genes) + 1),

@@ -44,22 +44,18 @@ class Table:
 
 
 def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
-    """The tables of one gene set: from the image alone; as a share of the ceiling; and, apart, given the spot."""
+    """The tables of one gene set: from the image alone and, apart, given the spot; each also as a share of the ceiling."""
     rows = found.rows[found.rows["genes"] == genes]
+    share = relative_to_ceiling(rows)
     given = rows["model"].str.endswith(SEES_SPOT) | rows["model"].isin(SEE_SPOT)
     what = f"mean r over the {genes.replace('top', 'top ').replace('hvg', 'most variable ')} genes"
-    tables = [_table(f"From the image alone: {what}", rows[~given], rows.loc[~given, "value"])]
-    share = relative_to_ceiling(rows[~given])
-    if share.notna().any():
-        tables.append(_table(f"The same as a share of {CELL_SUPERVISED}, trained on true cells", rows[~given], share))
-    if given.any():
-        tables.append(
-            _table(
-                f"Given the measured spot (not comparable with the above): {what}",
-                rows[given],
-                rows.loc[given, "value"],
-            )
-        )
+    tables = []
+    for chosen, title in (
+        (~given, f"From the image alone: {what}"),
+        (given, f"Given the measured spot (not comparable with the above): {what}"),
+    ):
+        tables.append(_table(title, rows[chosen], rows.loc[chosen, "value"]))
+        tables.append(_table(f"The same as a share of {CELL_SUPERVISED}", rows[chosen], share[chosen]))
     return [table for table in tables if table.rows]
 
 
@@ -119,7 +115,7 @@ def _table(title: str, rows: pd.DataFrame, values: pd.Series) -> Table:
 
 
 def _rank(model: str) -> tuple[int, str]:
-    base = model.removesuffix(f" {SEES_SPOT}")
+    base = model.removesuffix(f" {SEES_SPOT}").split(",")[0]
     return (ORDER.index(base) if base in ORDER else len(ORDER), model)
 
 

@@ -15,9 +15,9 @@ from ds2c_cli.expression import (
     is_control,
     log_share,
     order_by_variability,
+    seen_in,
     select_genes,
     seurat_v3_variance,
-    seen_in,
     shared_panel,
     sum_over_spots,
 )
@@ -41,8 +41,8 @@ def negative_binomial(seed: int, n: int = 200, genes: int = 150) -> sparse.csr_m
     "gene",
     [
         "NegControlProbe_00042", "NegControlCodeword_0500", "BLANK_0180", "Blank-37", "antisense_PROKR2",
-        "UnassignedCodeword_0001", "DeprecatedCodeword_0018", "Intergenic_Region_13080", "NegPrb12", "Negative Control 3",
-        "negative_probe_7", "SystemControl12", "FalseCode4", "Custom_Control_1",
+        "UnassignedCodeword_0001", "DeprecatedCodeword_0018", "Intergenic_Region_13080", "NegPrb12",
+        "Negative Control 3", "negative_probe_7", "SystemControl12", "FalseCode4", "Custom_Control_1",
     ],
 )  # fmt: skip
 def test_control_features_are_known_by_name(gene):
@@ -50,7 +50,8 @@ def test_control_features_are_known_by_name(gene):
 
 
 @pytest.mark.parametrize(
-    "gene", ["NEGR1", "NEFL", "CONTROL", "ACTB", "BLK", "BLNK", "MT-CO1", "HLA-DRA", "DEPDC1", "ANTXR1", "INTS1", "SYS1"]
+    "gene",
+    ["NEGR1", "NEFL", "CONTROL", "ACTB", "BLK", "BLNK", "MT-CO1", "HLA-DRA", "DEPDC1", "ANTXR1", "INTS1", "SYS1"],
 )
 def test_genes_are_no_controls(gene):
     assert is_control([gene]).tolist() == [False]

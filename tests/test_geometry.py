@@ -47,7 +47,9 @@ def blobs(generator: np.random.Generator, n: int, extent: float) -> np.ndarray:
     centre = generator.uniform(0, extent, (n, 1, 2))
     angle = np.sort(generator.uniform(0, 2 * np.pi, (n, 9)), axis=1)[..., None]
     radius = generator.uniform(3, 20, (n, 9, 1))
-    return shapely.convex_hull(shapely.multipoints(centre + radius * np.concatenate([np.cos(angle), np.sin(angle)], -1)))
+    return shapely.convex_hull(
+        shapely.multipoints(centre + radius * np.concatenate([np.cos(angle), np.sin(angle)], -1))
+    )
 
 
 # Pseudo-spots
@@ -214,9 +216,10 @@ def test_an_outside_cell_sees_the_tile_that_holds_it_else_the_nearest_spot(layou
 
 
 def test_the_tile_that_holds_a_cell_beats_a_nearer_spot():
-    spots = np.array([[0.0, 0.0], [60.0, 20.0]])  # tiles of 100 px; at (48, 48) only the first tile's corner
-    cell = np.array([[9.0, 49.0]])
-    assert context_of(cell, np.array([-1]), spots + [[0, 0], [0, 80]], 100.0).tolist() == [0]
+    spots = np.array([[0.0, 0.0], [60.0, 100.0]])
+    cell = np.array([[45.0, 45.0]])  # in a corner of the first tile, 64 px from its centre, 57 px from the other's
+    assert context_of(cell, np.array([-1]), spots, 100.0).tolist() == [0]
+    assert context_of(cell, np.array([-1]), spots, 80.0).tolist() == [1]
 
 
 def test_without_spots_a_cell_has_no_context():

@@ -1,4 +1,4 @@
-"""The demo's generated tissue: an H&E slide, its cells and their counts, drawn from a seed; nothing in it is measured."""
+"""The demo's generated tissue: an H&E slide, its cells and their counts, drawn from a seed; nothing is measured."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class CellType:
-    """How cells of one type lie, look and express; semi-axes in um along and across the cell, stains in optical density."""
+    """How cells of one type lie, look and express; semi-axes in um along and across, stains in optical density."""
 
     markers: str
     pitch: float  # um between neighbours where they are densest
@@ -150,7 +150,8 @@ SHARED = {
 }
 HOUSEKEEPING = "ACTB GAPDH B2M EEF1A1 TPT1 RPLP0 RPL13 RPL32 RPS18 RPS6 UBC PPIA TUBA1B HSP90AB1 FTL FTH1 PFN1 MYL6"
 BACKGROUND = (
-    "NEAT1 MALAT1 XBP1 JUN FOS EGR1 MYC CCND1 STAT1 IRF1 HIF1A VEGFA SOD2 TXNIP DUSP1 KLF6 ZFP36 SAT1 NFKBIA IFI6 ISG15 "
+    "NEAT1 MALAT1 XBP1 JUN FOS EGR1 MYC CCND1 STAT1 IRF1 HIF1A VEGFA SOD2 TXNIP DUSP1 KLF6 ZFP36 SAT1 NFKBIA IFI6 "
+    "ISG15 "
     "CD9 CD24 CD44 ANXA1 ANXA2"
 )
 RARE = "CHGA IL2 FOXP3 AICDA INS CALCA"
@@ -176,13 +177,14 @@ def paint_sample(folder: Path, seed: int, size_px: int = 2560, mpp: float = 0.5)
     size, darkness = rng.normal(size=(2, len(kind)))
     outline, nucleus = _outlines(rng, kind, centre, axis, np.exp(0.1 * size) / mpp)
     pixels = _paint(rng, layout, kind, centre, outline, nucleus, darkness, size_px, mpp)
-    x, y = centre[:, :1] + outline * np.cos(ANGLES), centre[:, 1:] + outline * np.sin(ANGLES)
+    x = np.clip(centre[:, :1] + outline * np.cos(ANGLES), 0, size_px)
+    y = np.clip(centre[:, 1:] + outline * np.sin(ANGLES), 0, size_px)
     area_um2 = 0.5 * (x * np.roll(y, -1, 1) - y * np.roll(x, -1, 1)).sum(1) * mpp**2  # the shoelace formula
     counts = _express(rng, kind, area_um2, size, darkness, layout.at(centre).nest)
 
     cell_ids = np.array([f"cell_{i:06d}" for i in range(len(kind))], object)
     vertices = {"cell_id": np.repeat(cell_ids, len(ANGLES)), "vertex_x": x.ravel(), "vertex_y": y.ravel()}
-    obs = pd.DataFrame({"type": pd.Categorical.from_codes(kind, TYPES)}, index=cell_ids)
+    obs = pd.DataFrame({"type": pd.Categorical(np.array(TYPES)[kind], TYPES)}, index=cell_ids)
     with replacing(folder / SLIDE_FILE) as part:
         _write_pyramid(part, pixels, mpp)
     with replacing(folder / schema.CELLS_FILE) as part:
@@ -225,7 +227,9 @@ def _lay_out(rng: np.random.Generator, size_px: int, mpp: float) -> tuple[Layout
         if free.max() < 38:
             break  # no room for another gland
         row, column = rng.choice(np.argwhere(free >= min(60, free.max())))
-        waves = 1 + sum(rng.normal(0, 0.16 / k) * np.cos(k * ANGLES + rng.uniform(0, 6.3)) for k in (2, 3, 4))
+        waves = np.ones(len(ANGLES))
+        for k in (2, 3, 4):
+            waves += rng.normal(0, 0.16 / k) * np.cos(k * ANGLES + rng.uniform(0, 6.3))
         outline = waves / waves.max() * min(rng.uniform(14, 36), free[row, column] - 24)
         dx, dy = (x - 0.5 - column) * point_um, (y - 0.5 - row) * point_um
         lumen = np.maximum(lumen, np.interp(np.arctan2(dy, dx), ANGLES, outline, period=2 * np.pi) - np.hypot(dx, dy))
@@ -234,7 +238,7 @@ def _lay_out(rng: np.random.Generator, size_px: int, mpp: float) -> tuple[Layout
 
 
 def _gland_cells(glands: list[Gland], pitch_um: float, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cells side by side around each lumen, nucleus at the base: centre (n, 2) in pixels, direction (n,) to the lumen."""
+    """Cells side by side around each lumen, nucleus at the base: centre (n, 2) in pixels, direction (n,) inwards."""
     centres, axes = [], []
     for centre, lumen in glands:
         ring = lumen + BASE_UM / mpp
@@ -249,6 +253,7 @@ def _lattice_cells(
     rng: np.random.Generator, layout: Layout, cell: CellType, size_px: int, mpp: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cells on a shaken hexagonal lattice where their type grows: centre (n, 2) in pixels, direction (n,)."""
+    assert cell.where is not None
     pitch = cell.pitch / mpp
     steps = np.arange(0, size_px, pitch)
     centre = np.stack(np.meshgrid(steps, steps * np.sqrt(3) / 2), -1)
@@ -287,7 +292,7 @@ def _column(name: str, kind: np.ndarray) -> np.ndarray:
 
 
 def _reach(semi: np.ndarray, polarity: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """Radius (n, m) of ellipses with semi-axes (n, 2), drawn out ahead by polarity (n,), at angles `turn` off their axis."""
+    """Radius (n, m) of ellipses with semi-axes (n, 2), drawn out ahead by polarity (n,), at `turn` off their axis."""
     along, across = semi[:, :1], semi[:, 1:]
     radius = along * across / np.hypot(across * np.cos(turn), along * np.sin(turn))
     return radius * (1 + polarity[:, None] * np.cos(turn))
@@ -301,7 +306,7 @@ def _outlines(
     Neighbours share a straight wall, each having its part of the distance between them, so cells do not overlap.
     """
     semi, polarity = _column("cell", kind) * scale[:, None], _column("polarity", kind)
-    distance, other = (part[:, 1:] for part in cKDTree(centre).query(centre, 25))
+    distance, other = (np.asarray(part)[:, 1:] for part in cKDTree(centre).query(centre, 25))
     ahead = centre[other] - centre[:, None]
     bearing = np.arctan2(ahead[..., 1], ahead[..., 0])
     own = _reach(semi, polarity, bearing - axis[:, None])

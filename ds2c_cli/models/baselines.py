@@ -14,10 +14,9 @@ Baseline = Callable[[sparse.csr_matrix, np.ndarray, np.ndarray, np.ndarray], np.
 
 
 def mean(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Every cell the same: the mean spot's expression over its mean number of cells; its correlation is 0."""
-    share = np.asarray(spots.sum(0)).ravel() / max(len(spot_of), 1)
-    total = np.full(1, totals.sum() / max(len(np.unique(spot_of)), 1))
-    return np.broadcast_to(log_share(share[None], total), (len(spot_of), spots.shape[1]))
+    """Every cell the same, the profile of all spots together: its correlation is 0, which is where scores start."""
+    profile = np.asarray(spots.sum(0)).ravel()
+    return np.broadcast_to(log_share(profile[None], profile.sum(keepdims=True)), (len(spot_of), spots.shape[1]))
 
 
 def even_split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, area: np.ndarray) -> np.ndarray:

@@ -1,0 +1,147 @@
+"""Layers: imports go one way, the command line opens fast, every module says what it owns (DESIGN 3)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ds2c_cli"
+
+# What several steps share, or what keeps one of them short; on the layer of the steps.
+STEP_HELPERS = ("overlay", "plausibility", "bags", "fit", "checkpoint")
+
+# Bottom to top. A module imports from its own layer or a lower one; a new module is given a layer here.
+LAYERS = (
+    ("ds2c_cli", "schema", "settings", "progress", "errors"),
+    ("expression", "metrics"),
+    ("geometry",),
+    ("io",),
+    ("project",),
+    ("cache",),
+    ("encoders",),
+    ("models",),
+    ("prepare", "embed", "train", "predict", "evaluate", "report", "demo", *STEP_HELPERS),
+    ("console",),
+    ("cli", "__main__"),
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+# What a pure module may import from outside the standard library.
+MAY_IMPORT = {
+    **{name: set() for name in ("__init__", "__main__", "schema", "settings", "progress", "errors")},
+    "expression": {"numpy", "scipy", "skmisc"},
+    "metrics": {"numpy"},
+    "geometry": {"numpy", "scipy", "shapely"},
+    "cache": {"numpy", "lmdb"},
+    "console": {"rich"},
+}
+
+HEAVY = {
+    "anndata", "h5py", "imagecodecs", "lmdb", "matplotlib", "numpy", "pandas", "PIL", "pyarrow", "scipy", "shapely",
+    "skmisc", "sklearn", "tifffile", "timm", "torch", "torchvision",
+}  # fmt: skip
+
+FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+
+def layer_of(module: str) -> int:
+    """The level of a module's layer, which is that of the file or folder at the top of the package; else above all."""
+    top = module.split(".")[0]
+    return LEVEL.get("ds2c_cli" if top == "__init__" else top, len(LAYERS))
+
+
+def inner_imports(module: str) -> Iterator[str]:
+    """The modules of the package that a module imports, at the top or in a function, as keys of FILES."""
+    folder = module.split(".")[:-1]
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            absolute = [name.name.split(".") for name in node.names if name.name.split(".")[0] == "ds2c_cli"]
+            yield from (known([parts[1:]]) for parts in absolute)
+        elif isinstance(node, ast.ImportFrom):
+            named = (node.module or "").split(".") if node.module else []
+            if node.level:
+                base = [*folder[: len(folder) - node.level + 1], *named]
+            elif named[0] == "ds2c_cli":
+                base = named[1:]
+            else:
+                continue
+            for name in node.names:
+                yield known([[*base, name.name], base])
+
+
+def known(candidates: list[list[str]]) -> str:
+    """The first candidate that is a module or a package of ours."""
+    names = [".".join(parts + end) for parts in candidates for end in ([], ["__init__"])]
+    return next(name for name in names if name in FILES)
+
+
+def outer_imports(tree: ast.Module, top_only: bool = False) -> set[str]:
+    """The third-party packages a module imports, TYPE_CHECKING aside; with `top_only` those of its top level alone."""
+    found: set[str] = set()
+    queue: list[ast.AST] = list(tree.body)
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            queue.extend(node.orelse)
+        elif not (top_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))):
+            queue.extend(ast.iter_child_nodes(node))
+    return found - set(sys.stdlib_module_names) - {"ds2c_cli"}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_every_module_has_a_layer(module):
+    assert layer_of(module) < len(LAYERS), f"give {module} a layer in {Path(__file__).name}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_module_imports_from_its_own_layer_or_a_lower_one(module):
+    upwards = {name for name in inner_imports(module) if layer_of(name) > layer_of(module)}
+    assert not upwards, f"{module} imports from above: {', '.join(sorted(upwards))}"
+
+
+def test_nothing_imports_in_a_circle():
+    TopologicalSorter({module: set(inner_imports(module)) - {module} for module in FILES}).prepare()
+
+
+@pytest.mark.parametrize("module", MAY_IMPORT)
+def test_a_pure_module_stays_pure(module):
+    assert outer_imports(TREES[module]) <= MAY_IMPORT[module]
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if layer_of(name) < LEVEL["encoders"]])
+def test_torch_begins_with_the_encoders(module):
+    assert not outer_imports(TREES[module]) & {"torch", "torchvision", "timm"}
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if layer_of(name) >= LEVEL["console"]])
+def test_the_command_line_imports_heavy_libraries_in_its_functions(module):
+    assert not outer_imports(TREES[module], top_only=True) & HEAVY
+
+
+def test_opening_the_command_line_loads_nothing_heavy():
+    code = "import sys, ds2c_cli.cli; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    assert "typer" in loaded.stdout
+    assert not set(loaded.stdout.split()) & (HEAVY | {"rich"})
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_the_first_line_of_a_module_says_what_it_owns(module):
+    first = FILES[module].read_text().splitlines()[0]
+    says = (ast.get_docstring(TREES[module]) or "").splitlines()
+    assert says
+    assert says[0] in first
+    assert says[0].endswith((".", "?"))
