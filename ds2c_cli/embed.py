@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .cache import Cache, Writer, tile_keys
+from .cache import Cache, MissingEmbeddings, Writer, tile_keys
 from .encoders import Encoder, load, recipe_of
 from .errors import InputError, WeightsError
 from .io.slides import iter_crops, open_slide
@@ -94,16 +94,17 @@ def tiles_of(sample: Sample, tile_px: int) -> tuple[np.ndarray, list[bytes]]:
 def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: str) -> np.ndarray:
     """Embeddings (n, dimension) float16 of pixel boxes (n, 3) of a sample, from the cache.
 
-    Raises InputError that names the command to run when some are not there.
+    Raises InputError that names the command to run when some are not there, or only damaged.
     """
     keys = tile_keys(sample.slide_fingerprint, boxes, recipe_of(encoder).tile_px)
-    absent = int(cache.missing(keys).sum())
-    if absent:
+    try:
+        return cache.get(keys)
+    except MissingEmbeddings as missing:
         raise InputError(
-            f"sample {sample.name}: {absent:,} of {len(keys):,} tiles have no {encoder} embedding in the cache",
+            f"sample {sample.name}: {missing.count:,} of {len(set(keys)):,} tiles have no {encoder} embedding "
+            "in the cache",
             f"Run `ds2c embed {sample.name} --encoder {encoder}`.",
-        )
-    return cache.get(keys)
+        ) from missing
 
 
 def _embed_boxes(

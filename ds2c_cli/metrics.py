@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .errors import InputError
+
 RESAMPLES = 10_000  # DESIGN 9
 BLOCKS = 200  # at most; spots near one another are no independent observations
 TOP = (50, 100, 200)  # genes ranked by their own score, the paper's table
@@ -25,9 +27,14 @@ class Moments:
         self._origin: np.ndarray | None = None
 
     def add(self, block: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Add cells: block (n,), truth and prediction (n, genes); rows with NaN in the truth are left out before."""
+        """Add cells: block (n,), truth and prediction (n, genes); rows with NaN in the truth are left out before.
+
+        Raises InputError for a prediction that is not finite: left out, it would raise the mean of the others.
+        """
         if not len(block):
             return
+        if broken := int((~np.isfinite(prediction)).any(0).sum()):
+            raise InputError(f"the prediction of {broken:,} genes holds NaN or infinity", "Train the model again.")
         if self._origin is None:
             self._origin = truth.mean(0, dtype=np.float64)
         x, y = truth - self._origin, prediction - self._origin

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ from .settings import Embedding, Geometry, Section, Training, resolve
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed onto it at the end, so a killed run leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Containers that share a disk may have the same process id.
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         yield part
         with part.open("rb+") as file:

@@ -72,7 +72,7 @@ class Training:
     learning_rate: float = 0.0  # of Adam; 0: the model's own (the paper's is 1e-4)
     batch_spots: int = 256
     epochs: int = 500
-    patience: int = 40  # epochs without a better validation loss before stopping
+    patience: int = 20  # epochs without a better validation loss before stopping
     genes: int = 0  # the most variable genes to model; 0: all of the shared panel
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import resource
+import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ds2c_cli import cache as module
-from ds2c_cli.cache import PACK, Cache, Damage, MissingEmbeddings, default_root, tile_keys
+from ds2c_cli import segments as on_disk
+from ds2c_cli.cache import Cache, Damage, MissingEmbeddings, default_root, tile_keys
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
+from ds2c_cli.segments import PACK
 
 DIMENSION = 24
 ABOUT = {"encoder": "phikon-v2", "dimension": DIMENSION}
@@ -456,7 +459,8 @@ def test_cache_full(root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) 
     writer = cache.writer(ABOUT)
     writer.append(tiles(512), embeddings(512))
     segment = cache.folder / private(scratch)[0].name
-    full = cache.folder / f".{segment.name}.{os.getpid()}.part"  # where `replacing` writes
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
+    full = cache.folder / f".{segment.name}.{os.getpid()}.0.part"  # where `replacing` writes
     full.symlink_to("/dev/full")
     with pytest.raises(Ds2cError, match="the disk is full") as caught:
         writer.publish()
@@ -613,12 +617,13 @@ def test_a_forked_process_reads_with_its_own_environment(root: Path) -> None:
 def test_no_pickles_anywhere(root: Path) -> None:
     filled(root, 300)
     assert {path.suffix for path in root.rglob("*") if path.is_file()} == {".mdb", ".json"}
-    tree = ast.parse(Path(module.__file__).read_text())
-    imported = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
-    }
-    assert not imported & {"pickle", "torch", "shelve", "joblib"}
-    assert not any(isinstance(node, ast.Attribute) and node.attr == "load" for node in ast.walk(tree))
+    for source in (module, on_disk):
+        tree = ast.parse(Path(source.__file__).read_text())
+        imported = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+        }
+        assert not imported & {"pickle", "torch", "shelve", "joblib"}
+        assert not any(isinstance(node, ast.Attribute) and node.attr == "load" for node in ast.walk(tree))

@@ -65,7 +65,7 @@ def test_prepare_writes_the_tables_of_the_design(prepared, painted):
     assert np.array_equal(np.bincount(members["spot"], minlength=len(spots)), spots["n_cells"])
     distance = np.hypot(
         members["x"] - spots["x"].to_numpy()[members["spot"]], members["y"] - spots["y"].to_numpy()[members["spot"]]
-    )  # noqa: E501
+    )
     assert distance.max() <= 55 / 0.5 / 2 + 1e-6  # 55 um at 0.5 um a pixel
     counts = anndata.read_h5ad(folder / schema.SPOT_COUNTS_FILE)
     first = int(members["spot"].iloc[0])

@@ -327,7 +327,7 @@ def test_held_out_spots_are_a_fifth_and_touch_no_training_spot(layout, seed, col
     neighbours = neighbours_of(spots, Lattice(layout, 100.0))
     learn, stop = hold_out_blocks(spots, neighbours, seed)
     assert not set(learn) & set(stop)
-    assert len(stop) == pytest.approx(len(spots) / 5, abs=2)
+    assert len(stop) == pytest.approx(len(spots) / 10, abs=2)
     assert not set(neighbours[learn].ravel()) & set(stop)
     assert not set(neighbours[stop].ravel()) & set(learn)
     again = hold_out_blocks(spots, neighbours, seed)
@@ -335,7 +335,7 @@ def test_held_out_spots_are_a_fifth_and_touch_no_training_spot(layout, seed, col
     assert (again[1] == stop).all()
 
 
-@given(seed=st.integers(0, 1000), n=st.integers(2, 9))
+@given(seed=st.integers(0, 1000), n=st.integers(2, 19))
 def test_even_a_few_spots_leave_some_on_either_side(seed, n):
     spots = np.column_stack([np.zeros(n), np.arange(n) * 1000.0])
     learn, stop = hold_out_blocks(spots, np.full((n, 8), -1, np.int32), seed)
@@ -346,5 +346,5 @@ def test_even_a_few_spots_leave_some_on_either_side(seed, n):
 def test_the_slabs_cut_the_longer_axis():
     spots = array("grid", 3, 40)
     _, stop = hold_out_blocks(spots, neighbours_of(spots, Lattice("grid", 100.0)), 0)
-    assert len(np.unique(spots[stop, 1])) == 8
-    assert len(stop) == 24
+    assert len(np.unique(spots[stop, 1])) == 4
+    assert len(stop) == 12

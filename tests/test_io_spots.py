@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.io.spots import identifiers, read_spots
+from ds2c_cli.io.spots import read_spots
+from ds2c_cli.io.tables import identifiers
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")

@@ -23,7 +23,7 @@ LAYERS = (
     ("geometry",),
     ("io",),
     ("project",),
-    ("cache",),
+    ("cache", "segments"),
     ("encoders",),
     ("models",),
     ("prepare", "embed", "train", "predict", "evaluate", "report", "demo", *STEP_HELPERS),
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "metrics": {"numpy"},
     "geometry": {"numpy", "scipy", "shapely"},
     "cache": {"numpy", "lmdb"},
+    "segments": {"numpy", "lmdb"},
     "console": {"rich"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -61,6 +62,7 @@ def main() -> None:
     console.configure(json="--json" in arguments, debug="--debug" in arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # a path is bytes, and is written as it came
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged slide is told once, by our error
     _stop_on_signals()
     try:
         exit_code = app(arguments, prog_name="ds2c", standalone_mode=False) or 0

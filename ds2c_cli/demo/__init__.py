@@ -47,7 +47,7 @@ def demo(folder: Path, cache_root: Path, size_px: int = 2560, progress: Progress
     embed(project, Embedding(encoder="imagenet-lite0"), cache_root, progress=progress)
     embedding = project.embedding(Embedding(encoder="imagenet-lite0"))
     for model in MODELS:
-        settings = Training(model=model, patience=20)
+        settings = Training(model=model)
         train(project, settings, embedding, cache_root, project.checkpoint(model), [train_on], progress=progress)
     checkpoints = [project.checkpoint(model) for model in MODELS]
     found = evaluate(project, cache_root, checkpoints, name="demo", progress=progress)

@@ -93,7 +93,7 @@ class Encoder:
         }
         self.fingerprint = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:32]
         self._module = recipe.build(files).eval().requires_grad_(False)
-        self._module.to(device=device, memory_format=torch.channels_last)
+        self._module.to(device).to(memory_format=torch.channels_last)
         self._mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
 
@@ -162,7 +162,7 @@ def _by_side(tiles: Sequence[np.ndarray], device: torch.device) -> list[tuple[np
     groups = []
     for side in np.unique(sides):
         rows = np.flatnonzero(sides == side)
-        stacked = torch.from_numpy(np.stack([tiles[row] for row in rows]))
+        stacked = torch.from_numpy(np.stack([tiles[int(row)] for row in rows]))
         groups.append((rows, stacked.to(device, non_blocking=True).permute(0, 3, 1, 2)))
     return groups
 

@@ -58,12 +58,15 @@ def _from_hub(repository: str, name: str) -> Path:
         raise WeightsError(
             f"the weights of {repository} are not on this machine and the hub cannot be reached",
             f"On a machine with network run `hf download {repository}`, copy {', '.join(FILES)} here and pass their "
-            "folder with --weights DIR; or choose another encoder with --encoder (imagenet-lite0 comes with the install).",
+            "folder with --weights DIR; or choose another with --encoder (imagenet-lite0 comes with the install).",
         ) from error
 
 
 def build(files: list[Path]) -> nn.Module:
-    """A timm ViT that returns the class token after the final norm; what the configs say and this does not know is an error."""
+    """A timm ViT that returns the class token after the final norm.
+
+    Raises ValueError for what the configs say and this does not know.
+    """
     import timm
     from safetensors.torch import load_file
 
@@ -91,7 +94,7 @@ def build(files: list[Path]) -> nn.Module:
     )
     size = processor["crop_size"]["height"] if processor.get("do_center_crop", True) else processor["size"]["height"]
     state["pos_embed"] = _resize_positions(state["pos_embed"], size // patch)
-    network.set_input_size((size, size))
+    network.set_input_size((size, size))  # type: ignore[operator]
     network.load_state_dict(state, strict=True)
     return network
 

@@ -20,8 +20,8 @@ from shapely import GeometryType
 
 from ..errors import InputError
 from .counts import open_anndata
-from .spots import (
-    CENTRES,
+from .spots import CENTRES
+from .tables import (
     DELIMITERS,
     column_names,
     find_columns,

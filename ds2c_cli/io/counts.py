@@ -17,7 +17,7 @@ import pyarrow.csv
 from scipy import sparse
 
 from ..errors import InputError
-from .spots import (
+from .tables import (
     DELIMITERS,
     column_names,
     identifiers,
