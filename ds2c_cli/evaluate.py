@@ -16,7 +16,8 @@ from . import schema
 from .bags import load_bags
 from .checkpoint import Checkpoint, load_checkpoint
 from .errors import InputError
-from .expression import log_share, select_genes
+from .expression import log_share
+from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
 from .models.baselines import BASELINES, Baseline
@@ -37,6 +38,7 @@ class Evaluated:
     per_gene: pd.DataFrame
     painted: list[Painted] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)  # cells without truth, by sample
+    constant: dict[str, int] = field(default_factory=dict)  # genes of the panel without a count, by sample
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def evaluate(
             genes.append(by_gene)
             result.painted += painted
             result.left_out[sample.name] = table.left_out
+            result.constant[sample.name] = int((truth.spots.getnnz(0) == 0).sum())
     if not rows:
         raise InputError("nothing was scored: no sample has both truth and a prediction", "Run `ds2c predict` first.")
     result.rows = pd.DataFrame(rows)
@@ -234,15 +237,23 @@ def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
 
 
 def _truth(sample: Sample, genes: Sequence[str]) -> Truth:
-    counts = sample.spot_counts()
-    spots = select_genes(counts.matrix, counts.genes, genes)
-    cells = None
-    if sample.has_cell_truth:
-        cell_counts = sample.cell_counts()
-        cells = select_genes(cell_counts.matrix, cell_counts.genes, genes)
+    spots = _on_panel(sample.spot_counts(), genes)
+    cells = _on_panel(sample.cell_counts(), genes) if sample.has_cell_truth else None
     points = sample.spots[["x", "y"]].to_numpy()
     totals = np.asarray(spots.sum(1)).ravel()
     return Truth(sample, spots, totals, cells, blocks_of(points), sample.cells["area_um2"].to_numpy())
+
+
+def _on_panel(counts: Counts, genes: Sequence[str]) -> sparse.csr_matrix:
+    """Columns of counts in the order of a model's panel.
+
+    A gene that was not measured is zero throughout, which is constant, so it is left out of every score.
+    """
+    column = pd.Index(genes).get_indexer(pd.Index(counts.genes))
+    entries = counts.matrix.tocoo()
+    known = column[entries.col] >= 0
+    at = (entries.row[known], column[entries.col[known]])
+    return sparse.csr_matrix((entries.data[known], at), shape=(len(counts.ids), len(genes)))
 
 
 def _deconvolved(piece: Piece, truth: Truth) -> Piece:

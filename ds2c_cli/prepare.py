@@ -15,7 +15,7 @@ from scipy import sparse
 
 from . import __version__, schema
 from .errors import InputError, UsageError
-from .expression import MIN_SEEN, is_control, seen_in, sum_over_spots
+from .expression import is_control, sum_over_spots
 from .geometry import (
     Lattice,
     cell_tiles,
@@ -340,18 +340,16 @@ def _spots_with_counts(sources: Sources, counts: Counts) -> tuple[SpotTable, Cou
 
 
 def _genes_kept(counts: Counts) -> tuple[np.ndarray, str]:
-    """Genes that are no control features and are seen in at least 20 cells or spots; what was dropped, in words."""
+    """Genes (g,) that are no control features, and what was dropped, in words.
+
+    Rare genes stay: they are left out of a model's panel, but are part of what was measured.
+    """
     control = is_control(list(counts.genes))
-    rare = ~control & (seen_in(counts.matrix) < MIN_SEEN)
-    kept = ~control & ~rare
-    if not kept.any():
-        raise InputError(
-            f"no gene is seen in {MIN_SEEN} of the {counts.matrix.shape[0]} rows",
-            "Give the counts of the whole sample.",
-        )
-    parts = [f"{control.sum():,} control features"] * bool(control.any())
-    parts += [f"{rare.sum():,} genes seen in fewer than {MIN_SEEN}"] * bool(rare.any())
-    return kept, f"left out {' and '.join(parts)}; {kept.sum():,} genes stay" if parts else ""
+    if control.all():
+        raise InputError("all features of the counts are control features", "Give the counts of the genes.")
+    if not control.any():
+        return ~control, ""
+    return ~control, f"left out {control.sum():,} control features; {(~control).sum():,} genes stay"
 
 
 def _write_counts(path: Path, counts: Counts, kept: np.ndarray) -> None:

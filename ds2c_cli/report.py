@@ -44,7 +44,7 @@ class Table:
 
 
 def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
-    """The tables of one gene set: from the image alone and, apart, given the spot; each also as a share of the ceiling."""
+    """One gene set: from the image alone and, apart, given the spot; each table also as a share of the ceiling."""
     rows = found.rows[found.rows["genes"] == genes]
     share = relative_to_ceiling(rows)
     given = rows["model"].str.endswith(SEES_SPOT) | rows["model"].isin(SEE_SPOT)

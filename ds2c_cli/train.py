@@ -17,7 +17,7 @@ from .bags import Bags, load_bags
 from .cache import Cache
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .errors import InputError, UsageError
-from .expression import log_share, order_by_variability, select_genes, shared_panel
+from .expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
 from .fit import Labels, draw_loss, fit
 from .geometry import hold_out_blocks
 from .io.counts import Counts
@@ -124,7 +124,7 @@ def train(
     )
     if lost:
         done.warnings.append(
-            f"{lost:,} genes are not in the panel of every sample and are left out; {len(genes):,} stay"
+            f"{lost:,} genes are left out, rare in a sample or not in all of them; {len(genes):,} are modelled"
         )
     return done
 
@@ -184,9 +184,20 @@ def _check_samples(samples: Sequence[Sample], settings: Training) -> None:
 
 
 def _panel(samples: Sequence[Sample], n_learned: int, most: int) -> tuple[list[str], list[sparse.csr_matrix], int]:
-    """Genes that all samples share, the most variable of the training spots first; their counts; how many were lost."""
+    """Genes that all samples share and that are not rare in a training sample, the most variable of the training spots
+    first; the spots' counts of them; how many were left out.
+    """
     tables: list[Counts] = [sample.spot_counts() for sample in samples]
-    shared = shared_panel([list(table.genes) for table in tables])
+    panels = [list(table.genes) for table in tables]
+    for i, sample in enumerate(samples[:n_learned]):
+        counted = sample.cell_counts() if sample.has_cell_truth else tables[i]
+        panels[i] = list(counted.genes[seen_in(counted.matrix) >= MIN_SEEN])
+        if not panels[i]:
+            raise InputError(
+                f"no gene of sample {sample.name} is seen in {MIN_SEEN} of its {len(counted.ids):,} cells or spots",
+                "Give the counts of a whole sample.",
+            )
+    shared = shared_panel(panels)
     lost = max(len(table.genes) for table in tables) - len(shared)
     counts = [select_genes(table.matrix, table.genes, shared) for table in tables]
     order = order_by_variability(counts[:n_learned])[: most or None]

@@ -43,7 +43,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            "phikon-v2", 1024, 224, *IMAGENET, "bicubic", "vit_large_patch16_224", "cls",
+            "phikon-v2", 1024, transformers_vit.TILE_PX, *IMAGENET, "bicubic", "vit_large_patch16_224", "cls",
             "Owkin non-commercial", "open", "the paper's best encoder",
             transformers_vit.hub_files("owkin/phikon-v2"), transformers_vit.build,
         ),
@@ -136,9 +136,11 @@ def load(name: str, weights: str = "", device: str = "auto", precision: str = "a
 
     `weights` is a file or folder to take instead of the hub's. `device` auto takes CUDA where there is one;
     `precision` auto is fp32 on a CPU and bf16 on CUDA, and is part of the fingerprint.
-    Raises WeightsError (exit 4) when the weights are neither here nor reachable.
+    Raises WeightsError (exit 4) when the weights are neither here nor reachable, or are not this encoder's.
     """
     recipe = recipe_of(name)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"there is no device {device!r}", "Say --device auto, cpu or cuda.")
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     if where.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here", "Leave out --device, or say --device cpu.")
@@ -148,7 +150,11 @@ def load(name: str, weights: str = "", device: str = "auto", precision: str = "a
         precision = "fp32"  # statistics of pixels: there is nothing to speed up
     files = recipe.files(weights)
     try:
-        return Encoder(recipe, files, where, precision)
+        encoder = Encoder(recipe, files, where, precision)
+        blank = np.zeros((recipe.tile_px or 8, recipe.tile_px or 8, 3), np.uint8)
+        if (width := encoder([blank]).shape[1]) != recipe.dimension:
+            raise ValueError(f"a tile becomes {width} numbers, not {recipe.dimension}")
+        return encoder
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"the weights of {name} do not fit it ({str(error).splitlines()[0]})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,10 +42,18 @@ def installed_files(weights: str) -> list[Path]:
 
 
 def build(files: list[Path]) -> nn.Module:
-    """The checkpoint's tensors are in timm's order (ENCODERS 1); names and shapes are checked by the strict load."""
+    """The checkpoint's tensors are in timm's order (ENCODERS 1); their number and shapes are checked.
+
+    Raises ValueError or RuntimeError for a file that holds something else.
+    """
     import timm
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    tensors = torch.load(files[0], map_location="cpu", weights_only=True)
+    try:
+        tensors = torch.load(files[0], map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError("the file is damaged, or a pickle that would have to run code to load") from error
+    if not isinstance(tensors, dict):
+        raise ValueError("the file holds no tensors by name")
     network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)), strict=True)
     return StageFour(network)

@@ -1,4 +1,4 @@
-"""ViT checkpoints in the transformers format (phikon, phikon-v2), loaded into timm without transformers."""
+"""DINOv2 checkpoints in the transformers format (phikon-v2), loaded into timm without transformers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import nn
 
 from ..errors import WeightsError
 
+TILE_PX = 224
 FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 # transformers -> timm, in order (ENCODERS 3; checked against transformers in the tests)
 RENAME = (
-    (r"^(dinov2|vit)\.", ""),
+    (r"^dinov2\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
@@ -65,9 +66,10 @@ def _from_hub(repository: str, name: str) -> Path:
 def build(files: list[Path]) -> nn.Module:
     """A timm ViT that returns the class token after the final norm.
 
-    Raises ValueError for what the configs say and this does not know.
+    Raises ValueError for what the configs say and this does not know, KeyError for what they do not say.
     """
     import timm
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     config, processor = (json.loads(path.read_text()) for path in files[:2])
@@ -76,7 +78,11 @@ def build(files: list[Path]) -> nn.Module:
             raise ValueError(f"{files[0].name} says {key} = {config[key]!r}, which is not known here")
     _check_processor(processor, files[1].name)
     hidden, patch = config["hidden_size"], config["patch_size"]
-    state = convert(load_file(files[2]), config["num_hidden_layers"])
+    try:
+        tensors = load_file(files[2])
+    except SafetensorError as error:
+        raise ValueError(f"{files[2].name} is damaged: {error}") from error
+    state = convert(tensors, config["num_hidden_layers"])
     grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
     network = timm.create_model(
         "vit_base_patch16_224",
@@ -92,9 +98,8 @@ def build(files: list[Path]) -> nn.Module:
         num_classes=0,
         global_pool="token",
     )
-    size = processor["crop_size"]["height"] if processor.get("do_center_crop", True) else processor["size"]["height"]
-    state["pos_embed"] = _resize_positions(state["pos_embed"], size // patch)
-    network.set_input_size((size, size))  # type: ignore[operator]
+    state["pos_embed"] = _resize_positions(state["pos_embed"], TILE_PX // patch)
+    network.set_input_size((TILE_PX, TILE_PX))  # type: ignore[operator]
     network.load_state_dict(state, strict=True)
     return network
 
@@ -128,7 +133,18 @@ def _resize_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
 
 def _check_processor(processor: Mapping[str, Any], name: str) -> None:
     """The registry's preprocessing (224 px, bicubic, ImageNet mean and SD) is what the snapshot declares."""
-    expected = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "resample": 3}
+    expected = {
+        "do_resize": True,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
     for key, value in expected.items():
         if processor.get(key, value) != value:
             raise ValueError(f"{name} says {key} = {processor[key]!r}, the registry {value!r}")
+    for key in ("size", "crop_size"):  # of a square tile, whether by its edge or by height and width
+        if set(processor.get(key, {}).values()) - {TILE_PX}:
+            raise ValueError(f"{name} says {key} = {processor[key]!r}, the registry {TILE_PX} px")

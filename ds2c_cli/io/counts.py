@@ -95,7 +95,7 @@ def _read_delimited(path: Path) -> Counts:
                 blocks.append(sparse.csr_matrix(np.column_stack([gene.to_numpy() for gene in batch.columns[1:]])))
         except pa.ArrowInvalid as error:
             # Arrow says which column does not convert; which row is found by reading that column as text.
-            found = re.search(r"In CSV column #(\d+): CSV conversion error", str(error))
+            found = re.search(r"In CSV column #(\d+):(?: Row #\d+:)? CSV conversion error", str(error))
             if found:
                 column = header[int(found[1])]
                 frame = read_columns(path, [key, column])
