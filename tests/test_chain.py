@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ds2c_cli import schema
-from ds2c_cli.encoders import Encoder
+from ds2c_cli import embed, schema
 from ds2c_cli.project import Project
 
 matplotlib.use("Agg")
@@ -93,10 +92,10 @@ def test_a_dry_run_checks_everything_and_writes_nothing(ds2c, painted, at, tmp_p
 
 
 def test_embeddings_are_computed_once_for_all_projects(ds2c, painted, trained, monkeypatch, tmp_path):
-    def never(self, tiles):
-        raise AssertionError("the encoder was asked again")
+    def never(*words):
+        raise AssertionError("tiles were encoded again")
 
-    monkeypatch.setattr(Encoder, "__call__", never)
+    monkeypatch.setattr(embed, "_embed_boxes", never)
     ran = ds2c("embed", "--encoder", "colour", "--json")
     assert json.loads(ran.out)["encoded"] == 0
     other = tmp_path / "other"

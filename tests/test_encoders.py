@@ -1,4 +1,4 @@
-"""Encoders: the same numbers as the original implementations, weights that are checked, fingerprints that tell apart."""
+"""Encoders: the numbers of the original implementations, weights that are checked, fingerprints that tell apart."""
 
 from __future__ import annotations
 
@@ -148,11 +148,12 @@ def test_a_config_entry_that_is_not_known_is_refused_by_name(snapshot, small_phi
 
 
 def test_a_damaged_snapshot_is_a_weights_error(snapshot, small_phikon):
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load, save_file
 
     folder, _ = snapshot()
     weights = folder / "model.safetensors"
-    whole, tensors = weights.read_bytes(), load_file(weights)
+    whole = weights.read_bytes()
+    tensors = load(whole)
 
     def refused():
         with pytest.raises(WeightsError) as error:

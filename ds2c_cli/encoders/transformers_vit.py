@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def build(files: list[Path]) -> nn.Module:
         num_heads=config["num_attention_heads"],
         mlp_ratio=config.get("mlp_ratio", 4),
         init_values=1.0,
-        norm_layer=lambda width: nn.LayerNorm(width, eps=config["layer_norm_eps"]),
+        norm_layer=partial(nn.LayerNorm, eps=config["layer_norm_eps"]),
         num_classes=0,
         global_pool="token",
     )

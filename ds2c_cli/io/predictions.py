@@ -60,12 +60,18 @@ class PredictionFile:
         try:
             table = anndata.read_h5ad(path, backed="r")
             self.about: dict[str, Any] = json.loads(table.uns[schema.UNS])
+            self.genes, self.cell_id = list(table.var_names), table.obs_names.to_numpy()
+            table.file.close()
+            self._file = h5py.File(path, "r")
+            self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
+            version = self.about["version"]
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"{path} is no prediction of ds2c ({error})", "Run `ds2c predict` again.") from error
-        self.genes, self.cell_id = list(table.var_names), table.obs_names.to_numpy()
-        table.file.close()
-        self._file = h5py.File(path, "r")
-        self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
+        if version != schema.PREDICTION_VERSION:
+            raise InputError(
+                f"{path} is of version {version}, this ds2c reads {schema.PREDICTION_VERSION}",
+                "Run `ds2c predict` again, or use the ds2c that wrote it.",
+            )
 
     def spot_share(self, rows: np.ndarray) -> np.ndarray:
         """(n, genes) float32 of these cells (n,), in any order."""
@@ -74,8 +80,11 @@ class PredictionFile:
 
 
 def recorded_recipe(path: Path) -> str | None:
-    """What a prediction was made from, None when there is none."""
+    """What a prediction was made from; empty for a file that is no prediction, None when there is none."""
     if not path.exists():
         return None
-    with h5py.File(path, "r") as file:
-        return json.loads(file[f"uns/{schema.UNS}"][()]).get("recipe")
+    try:
+        with h5py.File(path, "r") as file:
+            return json.loads(file[f"uns/{schema.UNS}"][()])["recipe"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return ""

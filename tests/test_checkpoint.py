@@ -1,0 +1,237 @@
+"""Checkpoints: what is saved predicts the same when loaded, and a file that is no checkpoint is refused, never run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ds2c_cli import schema
+from ds2c_cli.bags import Bags
+from ds2c_cli.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
+from ds2c_cli.errors import InputError
+from ds2c_cli.models import MODELS
+from ds2c_cli.settings import Geometry, Training
+
+DIMENSION, GENES = 6, ("ACTA2", "CD3E", "EPCAM", "KRT8")
+
+
+@pytest.fixture
+def bags():
+    """Four spots, the third of them empty, with nine cells; one cell is only a point."""
+    generator = torch.Generator().manual_seed(1)
+    return Bags(
+        cells=3 + 2 * torch.randn(9, DIMENSION, generator=generator),
+        area=torch.tensor([40.0, 60, 80, torch.nan, 50, 70, 30, 90, 60]),
+        inside=torch.tensor([True, True, False, True, True, True, True, False, True]),
+        start=torch.tensor([0, 3, 5, 5, 9]),
+        tiles=torch.randn(4, DIMENSION, generator=generator),
+        around=torch.tensor([[1, -1], [0, 2], [-1, -1], [2, 1]]),
+        cell_row=np.arange(9),
+        sample=np.zeros(4, np.int64),
+    )
+
+
+def trained(bags, model="additive"):
+    """A checkpoint with random weights, the standardisation of these bags, and state that only training leaves."""
+    torch.manual_seed(3)
+    settings = Training(model=model, hidden=8)
+    network = build_model(settings, DIMENSION, len(GENES))
+    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    centre, spread, area = standardisation(bags, np.array([0, 1, 3]))
+    checkpoint = Checkpoint(network, centre, spread, area, {
+        "name": "lung",
+        "genes": list(GENES),
+        "geometry": asdict(Geometry(layout="hex", membership="centroid")),
+        "training": asdict(settings),
+        "encoder": {"fingerprint": "f" * 32, "settings": {"encoder": "colour"}, "description": {"encoder": "colour"}},
+    })  # fmt: skip
+    network.spot(checkpoint.standardise(bags).batch(torch.arange(4))).mean().backward()
+    optimiser.step()
+    network.eval()
+    return checkpoint
+
+
+def read(checkpoint, bags):
+    """What it predicts: of the cells, and of the spots."""
+    bag = checkpoint.standardise(bags).batch(torch.arange(bags.n_spots))
+    with torch.no_grad():
+        return checkpoint.model.cell(bag), checkpoint.model.spot(bag)
+
+
+@pytest.fixture
+def path(tmp_path, bags):
+    path = tmp_path / "checkpoints" / "lung.pt"
+    trained(bags).save(path)
+    return path
+
+
+@pytest.fixture
+def rewrite(path):
+    """The same file with some of its entries replaced."""
+
+    def write(**entries):
+        torch.save({**torch.load(path, weights_only=True), **entries}, path)
+        return path
+
+    return write
+
+
+def refused(path, *words):
+    with pytest.raises(InputError) as error:
+        load_checkpoint(path)
+    assert error.value.exit_code == 3
+    for word in (str(path), *words):
+        assert word in error.value.message
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_loaded_checkpoint_predicts_exactly_what_the_saved_one_did(tmp_path, bags, model):
+    saved = trained(bags, model)
+    saved.save(tmp_path / "lung.pt")
+    loaded = load_checkpoint(tmp_path / "lung.pt")
+    for before, after in zip(read(saved, bags), read(loaded, bags), strict=True):
+        assert torch.equal(before, after)
+        assert torch.isfinite(after).all()
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_a_checkpoint_holds_all_that_prediction_needs(path, bags):
+    loaded = load_checkpoint(path)
+    assert loaded.about == trained(bags).about
+    assert (loaded.name, loaded.genes) == ("lung", list(GENES))
+    assert loaded.geometry == Geometry(layout="hex", membership="centroid")
+    assert loaded.encoder["fingerprint"] == "f" * 32
+    assert loaded.model.typical_total > 0  # learned state that is no parameter
+
+
+def test_its_hash_is_that_of_the_file(path, bags):
+    first = load_checkpoint(path).hash
+    assert first == load_checkpoint(path).hash
+    other = trained(bags)
+    other.about["name"] = "breast"
+    other.save(path)
+    assert load_checkpoint(path).hash != first
+
+
+def test_only_tensors_and_plain_values_are_stored(path):
+    content = torch.load(path, weights_only=True)
+    assert set(content) == {"version", "about", "state", "centre", "spread", "mean_area"}
+    assert content["version"] == schema.CHECKPOINT_VERSION
+    assert json.loads(content["about"])["genes"] == list(GENES)
+    assert all(isinstance(tensor, torch.Tensor) for tensor in content["state"].values())
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(path, bags):
+    before = path.read_bytes()
+    broken = trained(bags)
+    broken.about["train"] = {1, 2}  # a set is no JSON
+    with pytest.raises(TypeError):
+        broken.save(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+# Standardisation
+
+
+def test_standardisation_is_over_training_spots_and_their_members_only(bags):
+    centre, spread, area = standardisation(bags, np.array([0, 1]))
+    vectors = np.concatenate([bags.cells[[0, 1, 3, 4]], bags.tiles[[0, 1]]])
+    np.testing.assert_allclose(centre, vectors.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(spread, vectors.std(0), rtol=1e-5)
+    assert area == pytest.approx((40 + 60 + 50) / 3)  # cell 3 is a point and has no area
+
+
+def test_a_constant_feature_is_centred_and_not_blown_up(bags):
+    bags.cells[:, 2] = bags.tiles[:, 2] = 7.0
+    scaled = trained(bags).standardise(bags)
+    assert torch.equal(scaled.cells[:, 2], torch.zeros(9))
+    assert torch.isfinite(scaled.cells).all()
+
+
+def test_a_cell_without_area_counts_as_an_average_one(bags):
+    checkpoint = trained(bags)
+    area = checkpoint.standardise(bags).area
+    assert area[3] == 1
+    assert area[0] == pytest.approx(40 / checkpoint.mean_area)
+    points = replace(bags, area=torch.full((9,), torch.nan))
+    assert torch.equal(trained(points).standardise(points).area, torch.ones(9))
+
+
+# Files that are no checkpoint
+
+
+class Harmful:
+    """Unpickled, it writes a file: what a model from a stranger might do."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_the_harmful_object_of_these_tests_does_harm(tmp_path):
+    """Else the next tests prove nothing."""
+    pickle.loads(pickle.dumps(Harmful(tmp_path / "harm")))
+    assert (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("write", ["pickle", "torch", "legacy torch", "inside a checkpoint"])
+def test_code_in_a_file_is_refused_and_not_run(path, tmp_path, write):
+    harm, mark = Harmful(tmp_path / "harm"), tmp_path / "harm"
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(harm))
+    elif write == "torch":
+        torch.save(harm, path)
+    elif write == "legacy torch":
+        torch.save(harm, path, _use_new_zipfile_serialization=False)
+    else:
+        torch.save({**torch.load(path, weights_only=True), "centre": harm}, path)
+    refused(path, "run code")
+    assert not mark.exists()
+
+
+def test_code_in_a_file_ends_the_command_with_3(ds2c, path, tmp_path):
+    mark = tmp_path / "harm"
+    path.write_bytes(pickle.dumps(Harmful(mark)))
+    ran = ds2c("predict", "--checkpoint", path, "--project", tmp_path)
+    assert ran.code == 3
+    assert str(path) in ran.err.replace("\n", "")
+    assert "Traceback" not in ran.err
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(path, share):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize(
+    "content", [torch.zeros(3), [1, 2], {"state_dict": {}}, torch.nn.Linear(2, 2).state_dict()],
+    ids=["tensor", "list", "another tool's", "state"],
+)  # fmt: skip
+def test_another_torch_file_is_refused(path, content):
+    torch.save(content, path)
+    refused(path, "no ds2c checkpoint")
+
+
+def test_a_text_file_and_a_missing_one_are_refused(tmp_path):
+    (tmp_path / "notes.pt").write_text("not weights")
+    refused(tmp_path / "notes.pt")
+    refused(tmp_path / "absent.pt", "no checkpoint")
+    refused(tmp_path, "no checkpoint")
+
+
+def test_a_future_version_shows_both(rewrite):
+    refused(rewrite(version=99), "99", str(schema.CHECKPOINT_VERSION))
