@@ -77,7 +77,7 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: str, outside: bo
 def _one(sample: Sample, cache: Cache, encoder: str, outside: bool) -> Bags:
     cells = sample.cells
     context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
-    rows = np.arange(len(cells)) if outside else np.flatnonzero(inside)
+    rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is in no bag
     rows = rows[np.argsort(context[rows], kind="stable")]
     spot_boxes = sample.spot_boxes()
     start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))

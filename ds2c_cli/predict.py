@@ -14,6 +14,7 @@ from . import __version__, schema
 from .bags import Bags, load_bags
 from .cache import Cache
 from .checkpoint import Checkpoint, load_checkpoint
+from .device import device_of
 from .embed import Embedded, embed, tiles_of
 from .errors import InputError, UsageError
 from .expression import select_genes
@@ -122,7 +123,7 @@ def cache_for(
 
 def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator[Chunk]:
     """Run the model over all spots of one sample, some thousand cells at a time."""
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = device_of(device)
     model = checkpoint.model.to(where)
     scaled = checkpoint.standardise(bags).to(where)
     groups = (bags.start[:-1] // CELLS_AT_ONCE).numpy()
@@ -146,7 +147,8 @@ def share_out(share: torch.Tensor, spot_of: torch.Tensor, spot_counts: torch.Ten
     """
     total = segment_sum(share, spot_of, len(spot_counts))
     number = torch.bincount(spot_of, minlength=len(spot_counts)).clamp(min=1).unsqueeze(1).to(share.dtype)
-    part = torch.where(total[spot_of] > 0, share / total[spot_of].clamp(min=1e-30), 1 / number[spot_of])
+    known = total[spot_of] > 0
+    part = torch.where(known, share / torch.where(known, total[spot_of], 1), 1 / number[spot_of])
     return part * spot_counts[spot_of]
 
 

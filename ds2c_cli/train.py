@@ -16,6 +16,7 @@ from . import __version__
 from .bags import Bags, load_bags
 from .cache import Cache
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
+from .device import device_of
 from .errors import InputError, UsageError
 from .expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
 from .fit import Labels, draw_loss, fit
@@ -73,6 +74,7 @@ def train(
     if not learned:
         raise UsageError("no sample is left to train on", "Prepare samples with --counts, or name fewer with --val.")
     samples = learned + held
+    where = device_of(device)
     _check_samples(samples, settings)
     made_from: dict[str, Any] = {
         "settings": asdict(settings),
@@ -112,7 +114,6 @@ def train(
     torch.manual_seed(settings.seed)
     model = build_model(settings, bags.tiles.shape[1], len(genes))
     checkpoint = Checkpoint(model, centre, spread, mean_area, about)
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     history = fit(checkpoint.model, checkpoint.standardise(bags), labels, learn, stop, settings, where, progress)
     best = int(np.argmin(history[:, 1]))
     about |= {"epochs": len(history), "best_epoch": best + 1, "best_loss": float(history[best, 1])}

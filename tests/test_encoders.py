@@ -228,7 +228,7 @@ def test_wrong_words_are_usage_errors(tmp_path):
 @pytest.mark.parametrize("recipe", [PHIKON, LITE0], ids=lambda recipe: f"{recipe.tile_px} px")
 @pytest.mark.parametrize("paint", [tissue, noise])
 def test_resizing_equals_pil_to_within_two_grey_levels(recipe, paint):
-    """PIL's bicubic works in fixed point and rounds between its two passes; ours rounds once, at the end."""
+    """PIL works in fixed point, ours in float; both round after each of the two passes."""
     sides = [17, 30, 57, 72, 90, 111, 112, 113, 154, 223, 224, 225, 301, 448, 600]
     tiles = [paint(side, side) for side in sides]
     ours = encoders.preprocess(tiles, recipe, CPU).permute(0, 2, 3, 1).numpy()

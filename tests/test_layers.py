@@ -24,7 +24,7 @@ LAYERS = (
     ("io",),
     ("project",),
     ("cache", "segments"),
-    ("encoders",),
+    ("encoders", "device"),
     ("models",),
     ("prepare", "embed", "train", "predict", "evaluate", "report", "demo", *STEP_HELPERS),
     ("console",),

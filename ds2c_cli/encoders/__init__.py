@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..device import device_of
 from ..errors import UsageError, WeightsError
 from . import colour, lite0, transformers_vit
 
@@ -141,11 +142,7 @@ def load(name: str, weights: str = "", device: str = "auto", precision: str = "a
     Raises WeightsError (exit 4) when the weights are neither here nor reachable, or are not this encoder's.
     """
     recipe = recipe_of(name)
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"there is no device {device!r}", "Say --device auto, cpu or cuda.")
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA device here", "Leave out --device, or say --device cpu.")
+    where = device_of(device)
     if precision == "auto":
         precision = "bf16" if where.type == "cuda" else "fp32"
     if recipe.tile_px == 0:

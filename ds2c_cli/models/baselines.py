@@ -25,8 +25,10 @@ def even_split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray
 
 
 def area_split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """The spot's counts shared out in proportion to the cells' areas; equally where areas are unknown."""
-    return _split(spots, totals, spot_of, np.where(np.isfinite(area), area, 1.0))
+    """The spot's counts shared out in proportion to the cells' areas; a cell of unknown area has the mean's."""
+    known = np.isfinite(area)
+    mean_area = area[known].mean() if known.any() else 1.0
+    return _split(spots, totals, spot_of, np.where(known, area, mean_area))
 
 
 def _split(spots: sparse.csr_matrix, totals: np.ndarray, spot_of: np.ndarray, weight: np.ndarray) -> np.ndarray:

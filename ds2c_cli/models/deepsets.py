@@ -91,8 +91,8 @@ class Additive(DeepSets):
         rates = self.rates(bag)
         member = bag.inside
         total = segment_sum(rates[member].sum(1, keepdim=True), bag.spot_of[member], bag.n_spots)  # (S, 1)
-        total = torch.where(total > 0, total, self.typical_total.clamp(min=1e-12))
-        return TARGET_SUM * rates / total[bag.spot_of]
+        total = torch.where(total > 0, total, self.typical_total)
+        return TARGET_SUM * rates / total[bag.spot_of].clamp(min=1e-12)
 
     def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
         share = torch.expm1(mean)
