@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: demo install test lint format clean
 
 demo: $(VENV)/installed  ## the whole chain on two generated slides, ends with a report to look at
-	$(BIN)/ds2c demo --project $(DEMO) $(DEMO_FLAGS)
+	@$(BIN)/ds2c demo --project $(DEMO) $(DEMO_FLAGS)
 
 install: $(VENV)/installed
 
