@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,11 @@ class Bags:
         )
 
 
-def load_bags(samples: Sequence[Sample], cache: Cache, encoder: str, outside: bool) -> Bags:
-    """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells."""
+def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
+    """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells.
+
+    `encoder` is the encoder's description.
+    """
     parts = [_one(sample, cache, encoder, outside) for sample in samples]
     spots = np.cumsum([0] + [part.n_spots for part in parts])
     cells = np.cumsum([0] + [len(part.cells) for part in parts])
@@ -74,7 +78,7 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: str, outside: bo
     )
 
 
-def _one(sample: Sample, cache: Cache, encoder: str, outside: bool) -> Bags:
+def _one(sample: Sample, cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
     cells = sample.cells
     context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
     rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is in no bag

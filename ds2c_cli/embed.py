@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .cache import Cache, MissingEmbeddings, Writer, tile_keys
-from .encoders import Encoder, load, recipe_of
-from .errors import InputError, WeightsError
-from .io.slides import iter_crops, open_slide
+from .cache import Cache, MissingEmbeddings, tile_keys
+from .device import devices_of
+from .encoders.specification import specify
+from .errors import Ds2cError, InputError, WeightsError
+from .io.slides import blocks_of
+from .pipeline import Block, Spent, encode_blocks, encode_on_devices
 from .progress import Progress, silent
 from .project import Project, Sample
 from .settings import Embedding
@@ -20,7 +22,7 @@ from .settings import Embedding
 
 @dataclass
 class Embedded:
-    """What `embed` did: tiles wanted, found in the cache, encoded now; seconds reading, encoding and writing."""
+    """What `embed` did: tiles wanted, found in the cache, encoded now, and where the time went."""
 
     encoder: str
     fingerprint: str
@@ -28,17 +30,14 @@ class Embedded:
     tiles: int = 0
     cached: int = 0
     encoded: int = 0
-    read_seconds: float = 0.0
+    read_seconds: float = 0.0  # waiting for the slide
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
+    rate: float | None = None  # tiles a second over all of it; None where nothing was encoded
+    last_rate: float | None = None  # the last time
+    batch_size: int = 0
+    devices: list[str] = field(default_factory=list)
     note: str = ""  # what a person should know of the encoder
-    last_rate: float | None = None  # tiles a second the last time
-
-    @property
-    def rate(self) -> float:
-        """Tiles a second, reading, encoding and writing together; NaN when nothing was encoded."""
-        spent = self.read_seconds + self.encode_seconds + self.write_seconds
-        return self.encoded / spent if spent else float("nan")
 
 
 def embed(
@@ -53,103 +52,96 @@ def embed(
 ) -> Embedded:
     """Embed every cell and spot tile of the samples that the cache lacks; a second run encodes nothing.
 
-    `expected` is the fingerprint a checkpoint was trained with. Raises InputError when a slide is gone or has changed,
-    WeightsError when the encoder cannot be had or is not the expected one.
+    With several devices each has a process of its own. `expected` is the fingerprint a checkpoint was trained with.
+    Raises WeightsError when the encoder cannot be had or is not the expected one and, once all that can be read is
+    embedded, InputError that names the slides that are gone, damaged or not those that were prepared.
     """
     chosen = project.samples(samples)
-    encoder = load(settings.encoder, settings.weights, device, settings.precision)
-    if expected and encoder.fingerprint != expected:
+    devices = devices_of(device)
+    specification = specify(settings.encoder, settings.weights, device, settings.precision)
+    fingerprint, about = specification.fingerprint, specification.description
+    if expected and fingerprint != expected:
         raise WeightsError(
-            f"the encoder {settings.encoder} here has the fingerprint {encoder.fingerprint}, the model was trained "
-            f"with {expected}",
+            f"the encoder {settings.encoder} here has the fingerprint {fingerprint}, the model was trained with "
+            f"{expected}",
             "Use the same weights, preprocessing and precision as in training.",
         )
-    cache = Cache(cache_root, encoder.fingerprint, encoder.dimension)
-    done = Embedded(encoder.recipe.name, encoder.fingerprint, encoder.dimension, note=encoder.recipe.note)
+    cache = Cache(cache_root, fingerprint, about["dimension"])
+    done = Embedded(about["encoder"], fingerprint, about["dimension"], note=specification.recipe.note)
+    done.devices = [str(one) for one in devices]
     done.last_rate = next(
-        (e["tiles_per_second"] for e in project.embeddings() if e["fingerprint"] == encoder.fingerprint), None
+        (entry["tiles_per_second"] for entry in project.embeddings() if entry["fingerprint"] == fingerprint), None
     )
-    for sample in chosen:
-        boxes, keys = tiles_of(sample, encoder.recipe.tile_px)
-        absent = np.flatnonzero(cache.missing(keys))
-        done.tiles, done.cached = done.tiles + len(keys), done.cached + len(keys) - len(absent)
-        if dry_run or not len(absent):
-            continue
-        with cache.writer(encoder.description) as writer:
-            _embed_boxes(sample, encoder, writer, boxes[absent], [keys[i] for i in absent], settings, done, progress)
-        cache.refresh()
-    if not dry_run:
-        project.record_embedding(
-            settings, encoder.description, encoder.fingerprint, done.rate if done.encoded else None
+    blocks, done.tiles = plan(chosen, cache, about["tile_px"])
+    done.cached = done.tiles - sum(len(block.keys) for block in blocks)
+    if dry_run:
+        return done
+    if blocks:
+        spent = (encode_blocks if len(devices) == 1 else encode_on_devices)(
+            blocks, specification, cache, devices, settings.batch_size, progress, f"{done.cached:,} cached"
         )
+        _tell(done, spent)
+    project.record_embedding(settings, about, fingerprint, done.rate)
+    if blocks and spent.failures:
+        raise _failed(spent.failures)
     return done
 
 
+def plan(samples: Sequence[Sample], cache: Cache, tile_px: int) -> tuple[list[Block], int]:
+    """The blocks of all slides with the tiles that the cache lacks, in reading order, and how many tiles are wanted.
+
+    A tile that several samples share (one slide prepared twice) is in one block.
+    """
+    blocks: list[Block] = []
+    planned: set[bytes] = set()
+    wanted = 0
+    for sample in samples:
+        boxes, keys = tiles_of(sample, tile_px)
+        wanted += len(keys)
+        absent = np.array([row for row in np.flatnonzero(cache.missing(keys)) if keys[row] not in planned], int)
+        planned.update(keys[row] for row in absent)
+        for rows in blocks_of(boxes[absent]):
+            held = absent[rows]
+            blocks.append(
+                Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[held], [keys[i] for i in held])
+            )
+    return blocks, wanted
+
+
 def tiles_of(sample: Sample, tile_px: int) -> tuple[np.ndarray, list[bytes]]:
-    """Pixel boxes (n, 3) of the sample's tiles, cells first, each box once, and their cache keys."""
+    """Pixel boxes (n, 3) of the sample's tiles, each box once, and their cache keys."""
     boxes = np.unique(np.concatenate([sample.cell_boxes(), sample.spot_boxes()]), axis=0)
     return boxes, tile_keys(sample.slide_fingerprint, boxes, tile_px)
 
 
-def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: str) -> np.ndarray:
+def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: Mapping[str, Any]) -> np.ndarray:
     """Embeddings (n, dimension) float16 of pixel boxes (n, 3) of a sample, from the cache.
 
-    Raises InputError that names the command to run when some are not there, or only damaged.
+    `encoder` is its description. Raises InputError that names the command to run when some are not there, or only
+    damaged.
     """
-    keys = tile_keys(sample.slide_fingerprint, boxes, recipe_of(encoder).tile_px)
+    keys = tile_keys(sample.slide_fingerprint, boxes, encoder["tile_px"])
     try:
         return cache.get(keys)
     except MissingEmbeddings as missing:
+        name = encoder["encoder"]
         raise InputError(
-            f"sample {sample.name}: {missing.count:,} of {len(set(keys)):,} tiles have no {encoder} embedding "
-            "in the cache",
-            f"Run `ds2c embed {sample.name} --encoder {encoder}`.",
+            f"sample {sample.name}: {missing.count:,} of {len(set(keys)):,} tiles have no {name} embedding in the "
+            "cache",
+            f"Run `ds2c embed {sample.name} --encoder {name}`.",
         ) from missing
 
 
-def _embed_boxes(
-    sample: Sample,
-    encoder: Encoder,
-    writer: Writer,
-    boxes: np.ndarray,
-    keys: list[bytes],
-    settings: Embedding,
-    done: Embedded,
-    progress: Progress,
-) -> None:
-    """Read the slide block by block and encode its tiles in batches that span blocks."""
-    slide = open_slide(sample.slide)
-    if slide.fingerprint() != sample.slide_fingerprint:
-        raise InputError(
-            f"{sample.slide} is not the slide that sample {sample.name} was prepared from",
-            "Run `ds2c prepare --force` for it.",
-        )
-    stage = f"embed {sample.name}"
-    waiting: list[tuple[bytes, np.ndarray]] = []
-    count, began = 0, time.perf_counter()
+def _tell(done: Embedded, spent: Spent) -> None:
+    done.encoded, done.batch_size = spent.tiles, spent.batch_size
+    done.read_seconds, done.encode_seconds, done.write_seconds = spent.read, spent.encode, spent.write
+    done.rate = spent.tiles / spent.wall if spent.tiles else None
 
-    def encode(batch: list[tuple[bytes, np.ndarray]]) -> None:
-        nonlocal count
-        start = time.perf_counter()
-        vectors = encoder([tile for _, tile in batch])
-        encoded = time.perf_counter()
-        writer.append([key for key, _ in batch], vectors)
-        done.encode_seconds += encoded - start
-        done.write_seconds += time.perf_counter() - encoded
-        done.encoded += len(batch)
-        count += len(batch)
-        progress(stage, count, len(keys), f"{count / (time.perf_counter() - began):,.0f} tiles/s")
 
-    progress(stage, 0, len(keys), encoder.recipe.name)
-    mark = time.perf_counter()
-    for rows, crops in iter_crops(slide, boxes):
-        done.read_seconds += time.perf_counter() - mark
-        waiting += zip([keys[row] for row in rows], crops, strict=True)
-        while len(waiting) >= settings.batch_size:
-            encode(waiting[: settings.batch_size])
-            del waiting[: settings.batch_size]
-        # A crop is a view of its block: what waits for the next batch must not keep the block alive.
-        waiting = [(key, tile.copy()) for key, tile in waiting]
-        mark = time.perf_counter()
-    if waiting:
-        encode(waiting)
+def _failed(failures: Mapping[str, Ds2cError]) -> InputError:
+    """One message for all samples with tiles that could not be read; the others are done."""
+    first = next(iter(failures.values()))
+    if len(failures) == 1:
+        return InputError(f"sample {next(iter(failures))}: {first.message}", first.hint)
+    listed = "; ".join(f"{name}: {error.message}" for name, error in failures.items())
+    return InputError(f"{len(failures)} samples could not be read to the end: {listed}", first.hint)

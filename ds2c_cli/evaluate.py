@@ -207,7 +207,7 @@ def _pieces(
         return file.about["checkpoint"], _from_file(file, sample)
     check_fit(source, sample)
     cache, _ = cache_for(project, source, cache_root, sample, device, progress)
-    bags = load_bags([sample], cache, source.encoder["description"]["encoder"], outside=True)
+    bags = load_bags([sample], cache, source.encoder["description"], outside=True)
 
     def run() -> Iterator[Piece]:
         done = 0

@@ -163,7 +163,7 @@ def _predict_sample(
     progress: Progress,
 ) -> Predicted:
     cells = sample.cells
-    bags = load_bags([sample], cache, checkpoint.encoder["description"]["encoder"], outside=True)
+    bags = load_bags([sample], cache, checkpoint.encoder["description"], outside=True)
     counts = None
     if mode == "deconvolve":
         measured = sample.spot_counts()

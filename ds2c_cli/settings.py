@@ -54,11 +54,11 @@ class Embedding:
     encoder: str = "phikon-v2"
     weights: str = ""  # a file or folder of weights; empty: the hub cache, then the hub
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    batch_size: int = 64
+    batch_size: int = 0  # tiles encoded at once; 0: found for the device
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.batch_size < 0:
+            raise UsageError(f"batch_size must be at least 1, or 0 to find it, not {self.batch_size}")
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,8 @@ def train(
         return Trained(path, unchanged=True)
 
     began = time.perf_counter()
-    name = encoder["description"]["encoder"]
     cache = Cache(cache_root, encoder["fingerprint"], encoder["description"]["dimension"])
-    bags = load_bags(samples, cache, name, outside=False)
+    bags = load_bags(samples, cache, encoder["description"], outside=False)
     genes, counts, lost = _panel(samples, len(learned), settings.genes)
     labels = _labels(counts, genes, samples, bags, settings)
     learn, stop = _split(samples, len(learned), bags, labels, settings)

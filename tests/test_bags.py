@@ -156,6 +156,9 @@ def samples(painted, tmp_path_factory):
     return project.samples(), Cache(home / "cache", done.fingerprint, done.dimension)
 
 
+COLOUR = {"encoder": "colour", "tile_px": 0}  # of its description
+
+
 def vectors(cache, sample, boxes):
     return torch.from_numpy(cache.get(tile_keys(sample.slide_fingerprint, boxes, 0)).astype(np.float32))
 
@@ -163,7 +166,7 @@ def vectors(cache, sample, boxes):
 @pytest.mark.parametrize("outside", [False, True])
 def test_bags_of_two_samples_keep_to_their_own_cells_and_tiles(samples, outside):
     chosen, cache = samples
-    bags = load_bags(chosen, cache, "colour", outside)
+    bags = load_bags(chosen, cache, COLOUR, outside)
     first = 0
     for number, sample in enumerate(chosen):
         n = len(sample.spots)
@@ -192,7 +195,7 @@ def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
     lost = np.flatnonzero(~cells["inside"])[:3]
     cells.loc[lost, "spot"] = -1
     monkeypatch.setitem(chosen[1].__dict__, "cells", cells)
-    bags = load_bags(chosen, cache, "colour", outside=True)
+    bags = load_bags(chosen, cache, COLOUR, outside=True)
     last_of_first = len(chosen[0].spots) - 1
     of_first = (chosen[0].cells["spot"] == last_of_first).sum()
     assert bags.start[last_of_first + 1] - bags.start[last_of_first] == of_first

@@ -95,7 +95,7 @@ def test_embeddings_are_computed_once_for_all_projects(ds2c, painted, trained, m
     def never(*words):
         raise AssertionError("tiles were encoded again")
 
-    monkeypatch.setattr(embed, "_embed_boxes", never)
+    monkeypatch.setattr(embed, "encode_blocks", never)
     ran = ds2c("embed", "--encoder", "colour", "--json")
     assert json.loads(ran.out)["encoded"] == 0
     other = tmp_path / "other"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import weakref
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ds2c_cli.errors import InputError
-from ds2c_cli.io.slides import FlatImage, TiledTiff, glass_colour, iter_crops, open_slide, tissue_mask
+from ds2c_cli.io import slides as slides_module
+from ds2c_cli.io.slides import (
+    FlatImage,
+    Slide,
+    TiledTiff,
+    blocks_of,
+    crop_block,
+    glass_colour,
+    open_slide,
+    tissue_mask,
+)
 
 WSI = Path(__file__).parents[2] / "shared" / "data" / "wsi"
 GLASS = (238, 234, 240)
@@ -66,10 +80,25 @@ def write_sparse(path: Path, picture: np.ndarray, missing: set[tuple[int, int]],
     return path
 
 
+def write_strips(path: Path, picture: np.ndarray = PICTURE, **options: object) -> Path:
+    """A TIFF without tiles, 64 rows a strip."""
+    options = {"photometric": "rgb", "rowsperstrip": 64, "compression": "zlib", "metadata": None, **options}
+    tifffile.imwrite(path, picture, **options)
+    return path
+
+
 def whole(path: Path) -> np.ndarray:
     """All pixels of level 0."""
     slide = open_slide(path)
     return slide.read(0, 0, slide.width, slide.height)
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often what begins at each byte of the file is read from now on."""
+    times: Counter[int] = Counter()
+    read = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, count, offset: times.update([offset]) or read(file, count, offset))
+    return times
 
 
 def refused(path: Path) -> InputError:
@@ -147,10 +176,10 @@ def test_an_aperio_slide_leaves_out_its_thumbnail(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["slide.png", "slide.jpg", "slide.tif", "deflate.tif"])
-def test_flat_images_have_the_pixels_of_pillow(tmp_path, name):
+def test_images_without_tiles_have_the_pixels_of_pillow(tmp_path, name):
     path = tmp_path / name
     Image.fromarray(PICTURE).save(path, **({"compression": "tiff_adobe_deflate"} if "deflate" in name else {}))
-    assert isinstance(open_slide(path), FlatImage)
+    assert isinstance(open_slide(path), TiledTiff if name == "deflate.tif" else FlatImage)  # that one is in strips
     with Image.open(path) as image:
         difference = np.abs(whole(path).astype(int) - np.asarray(image))
     assert difference.max() <= (3 if name.endswith("jpg") else 0)  # JPEG decoders round differently
@@ -172,12 +201,72 @@ def test_what_is_transparent_is_white(tmp_path):
     assert (whole(tmp_path / "slide.png")[100:] == PICTURE[100:]).all()
 
 
-@pytest.mark.parametrize("options", [{"rowsperstrip": 64, "compression": "zlib"}, {"planarconfig": "separate"}])
-def test_tiffs_in_strips_are_held_in_memory(tmp_path, options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rowsperstrip": 1},
+        {"rowsperstrip": 499},
+        {"compression": None},
+        {"compression": "jpeg"},
+        {"compression": "lzw", "predictor": True},
+        {"planarconfig": "separate"},
+        {"bigtiff": True, "byteorder": ">"},
+    ],
+    ids=lambda options: ",".join(map(str, options.items())) or "zlib",
+)
+def test_tiffs_in_strips_have_the_pixels_of_tifffile(tmp_path, options):
+    planar = "planarconfig" in options
+    path = write_strips(tmp_path / "slide.tif", np.moveaxis(PICTURE, -1, 0) if planar else PICTURE, **options)
+    assert isinstance(open_slide(path), TiledTiff)
+    expected = tifffile.imread(path)
+    assert (whole(path) == (np.moveaxis(expected, 0, -1) if planar else expected)).all()
+    assert np.abs(whole(path).astype(int) - PICTURE).mean() < 5
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 500}, {"rowsperstrip": 500, "planarconfig": "separate"}])
+def test_a_tiff_of_one_strip_is_held_in_memory(tmp_path, options):
     picture = np.moveaxis(PICTURE, -1, 0) if "planarconfig" in options else PICTURE
-    tifffile.imwrite(tmp_path / "slide.tif", picture, photometric="rgb", **options)
-    assert isinstance(open_slide(tmp_path / "slide.tif"), FlatImage)
-    assert (whole(tmp_path / "slide.tif") == PICTURE).all()
+    path = write_strips(tmp_path / "slide.tif", picture, **options)
+    assert isinstance(open_slide(path), FlatImage)
+    assert (whole(path) == PICTURE).all()
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 64}, {"tile": (128, 128)}], ids=["strips", "tiles"])
+@pytest.mark.parametrize("planar", [False, True], ids=["interleaved", "separate"])
+def test_what_is_transparent_in_a_tiff_is_white(tmp_path, options, planar):
+    rgba = np.dstack([PICTURE, np.full(PICTURE.shape[:2], 255, np.uint8)])
+    rgba[:100] = 0
+    path = tmp_path / "slide.tif"
+    layout = {"planarconfig": "separate" if planar else "contig", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(path, np.moveaxis(rgba, -1, 0) if planar else rgba, photometric="rgb", **layout, **options)
+    assert (whole(path)[:100] == 255).all()
+    assert (whole(path)[100:] == PICTURE[100:]).all()
+
+
+@pytest.mark.parametrize("write", [write_tiled, write_strips])
+def test_a_slide_that_is_let_go_is_freed_at_once(tmp_path, write):
+    slide = open_slide(write(tmp_path / "slide.tif"))
+    slide.read(0, 0, 700, 500)
+    kept = weakref.ref(slide)
+    del slide
+    assert kept() is None  # not only when Python looks for cycles
+
+
+def test_decoded_strips_are_kept_within_bounds(tmp_path, monkeypatch):
+    path = write_strips(tmp_path / "slide.tif")
+    slide = open_slide(path)
+    read = count_reads(monkeypatch)
+    boxes = np.array([[x, y, 50] for y in range(0, 450, 30) for x in range(0, 650, 30)])
+    for rows in blocks_of(boxes, 128):
+        crop_block(slide, boxes[rows])
+    assert set(read.values()) == {1}  # five blocks lie beside each other
+    monkeypatch.setattr(slides_module, "STRIP_BYTES", 2 * 64 * 700 * 3)
+    small = open_slide(path)
+    assert (small.read(0, 0, 700, 500) == PICTURE).all()
+    assert small._tiles[0].cache_info().currsize == 2
+    monkeypatch.setattr(slides_module, "STRIP_BYTES", 63 * 700 * 3)
+    assert isinstance(open_slide(path), FlatImage)  # a single strip is too large to be kept
 
 
 def test_a_slide_is_known_by_what_it_is_not_by_its_name(tmp_path):
@@ -358,6 +447,7 @@ def test_the_indices_of_a_palette_are_not_taken_for_grey(tmp_path):
 
 WRITERS = {
     "tiled.tif": write_tiled,
+    "strips.tif": lambda path, picture=PICTURE: write_strips(path, picture, rowsperstrip=250),
     "raw.tif": lambda path, picture=PICTURE: write_tiled(path, picture, compression=None, tile=(256, 256)),
     "flat.png": lambda path, picture=PICTURE: Image.fromarray(picture).save(path),
 }
@@ -391,10 +481,11 @@ def test_another_description_is_the_same_slide_and_another_encoding_another(tmp_
 
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory):
-    """The picture as a tiled and as a flat slide."""
+    """The picture as a slide in tiles, in strips, and held in memory."""
     folder = tmp_path_factory.mktemp("slides")
     Image.fromarray(PICTURE).save(folder / "flat.png")
-    return [open_slide(write_tiled(folder / "tiled.tif", levels=2)), open_slide(folder / "flat.png")]
+    paths = [write_tiled(folder / "tiled.tif", levels=2), write_strips(folder / "strips.tif"), folder / "flat.png"]
+    return [open_slide(path) for path in paths]
 
 
 corners = st.integers(-300, 900)
@@ -410,32 +501,56 @@ def test_what_lies_outside_the_slide_is_glass(slides, x, y, width, height):
 
 
 @given(
+    boxes=st.lists(st.tuples(corners, corners, st.integers(1, 2000)), max_size=40),
+    block=st.sampled_from([1, 64, 2048]),
+)
+def test_blocks_hold_every_box_once_in_reading_order_and_are_small(boxes, block):
+    boxes = np.array(boxes, np.int64).reshape(-1, 3)
+    blocks = blocks_of(boxes, block)
+    assert sorted(np.concatenate([np.array([], np.int64), *blocks])) == list(range(len(boxes)))
+    corners = [np.unique(boxes[rows, 1::-1] // block, axis=0).tolist() for rows in blocks]
+    assert all(len(one) == 1 for one in corners)
+    assert corners == sorted(corners)
+    for rows in blocks:
+        span = (boxes[rows, :2] + boxes[rows, 2:]).max(0) - boxes[rows, :2].min(0)
+        assert (span < block + boxes[rows, 2].max()).all()
+
+
+@given(
     boxes=st.lists(st.tuples(corners, corners, st.integers(1, 250)), max_size=25),
     block=st.sampled_from([64, 100, 256, 2048]),
 )
 def test_crops_are_what_is_read_box_by_box(slides, boxes, block):
     boxes = np.array(boxes, np.int64).reshape(-1, 3)
     for slide in slides:
-        seen = []
-        for rows, crops in iter_crops(slide, boxes, block):
-            assert len(rows) == len(crops)
-            for row, crop in zip(rows, crops, strict=True):
-                x, y, side = map(int, boxes[row])
+        for rows in blocks_of(boxes, block):
+            for (x, y, side), crop in zip(boxes[rows].tolist(), crop_block(slide, boxes[rows]), strict=True):
                 assert crop.dtype == np.uint8
                 assert (crop == slide.read(x, y, side, side)).all()
-            seen.extend(rows.tolist())
-        assert sorted(seen) == list(range(len(boxes)))
 
 
-def test_each_block_of_the_slide_is_decoded_once(tmp_path, monkeypatch):
-    slide = open_slide(write_tiled(tmp_path / "slide.tif"))
-    generator = np.random.default_rng(0)
-    boxes = np.column_stack([generator.integers(0, 660, 500), generator.integers(0, 460, 500), np.full(500, 40)])
-    reads = []
-    read = slide.read
-    monkeypatch.setattr(slide, "read", lambda *box: reads.append(box) or read(*box))
-    assert sum(len(crops) for _, crops in iter_crops(slide, boxes, 256)) == 500
-    assert len(reads) == 6  # 700 x 500 px in blocks of 256
+@pytest.mark.parametrize("write", [write_tiled, write_strips])
+@pytest.mark.parametrize("count", [1, 3, 20, 500])
+def test_what_some_box_of_a_block_touches_is_decoded_once_and_nothing_else(tmp_path, monkeypatch, write, count):
+    path = write(tmp_path / "slide.tif")
+    slide = open_slide(path)
+    generator = np.random.default_rng(count)
+    boxes = generator.integers([-50, -50, 1], [690, 490, 60], (count, 3))
+    boxes = boxes[(boxes[:, :2] + boxes[:, 2:] > 0).all(1)]
+    slide.background = np.array(GLASS)  # measuring it reads the whole slide
+    read = count_reads(monkeypatch)
+    crop_block(slide, boxes)
+    with tifffile.TiffFile(path) as tiff:
+        offsets = tiff.pages[0].dataoffsets
+    width, height, across = (128, 128, 6) if write is write_tiled else (700, 64, 1)
+    touched = {
+        offsets[row * across + column]
+        for x, y, side in boxes.tolist()
+        for row in range(max(y, 0) // height, (min(y + side, 500) - 1) // height + 1)
+        for column in range(max(x, 0) // width, (min(x + side, 700) - 1) // width + 1)
+    }
+    assert set(read) == touched
+    assert set(read.values()) == {1}
 
 
 def test_a_slide_without_glass_is_padded_white(tmp_path):
@@ -474,6 +589,47 @@ def test_tissue_is_what_differs_from_the_glass():
     assert tuple(glass_colour(PICTURE)) == GLASS
 
 
+# Threads
+
+
+def crops_of_four_threads(slide: Slide, boxes: np.ndarray) -> list[list[np.ndarray]]:
+    """The crops of each block, asked for three times by four threads at once."""
+    blocks = blocks_of(boxes, 200)
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda rows: crop_block(slide, boxes[rows]), blocks * 3))
+
+
+def assert_threads_read_the_same_pixels(path: Path) -> None:
+    alone = open_slide(path)
+    boxes = np.random.default_rng(0).integers([-30, -30, 1], [690, 490, 80], (300, 3))
+    expected = [crop_block(alone, boxes[rows]) for rows in blocks_of(boxes, 200)] * 3
+    for ours, theirs in zip(crops_of_four_threads(open_slide(path), boxes), expected, strict=True):
+        assert all((a == b).all() for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("write", "options"),
+    [
+        (write_tiled, {"compression": None}),
+        (write_tiled, {"compression": "zlib", "predictor": True}),
+        (write_tiled, {"compression": "lzw", "predictor": True}),
+        (write_tiled, {"compression": "jpeg"}),
+        (write_tiled, {"compression": "jpeg2000"}),
+        (write_strips, {"compression": "zlib", "predictor": True}),
+        (write_strips, {"compression": "jpeg", "rowsperstrip": 16}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None) or ",".join(map(str, value.values())),
+)
+def test_threads_that_share_a_slide_read_the_same_pixels_as_one(tmp_path, write, options):
+    assert_threads_read_the_same_pixels(write(tmp_path / "slide.tif", **options))
+
+
+def test_threads_that_share_a_flat_or_a_sparse_slide_read_the_same_pixels_as_one(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "slide.png")
+    assert_threads_read_the_same_pixels(tmp_path / "slide.png")
+    assert_threads_read_the_same_pixels(write_sparse(tmp_path / "slide.tif", PICTURE, {(0, 1), (2, 3)}))
+
+
 # Real slides
 
 
@@ -496,3 +652,9 @@ def test_real_aperio_slides_have_the_pixels_of_other_readers(name, levels, mpp):
         for x, y in boxes:
             expected = np.asarray(other.read_region((x, y), 0, (90, 70)).convert("RGB"))
             assert (slide.read(x, y, 90, 70) == expected).all()
+
+
+@pytest.mark.skipif(not WSI.is_dir(), reason="../shared/data/wsi is not on this machine")
+@pytest.mark.parametrize("name", ["cmu-1-small-region.svs", "tcga-cr-7395-01a-01-ts1.svs"])
+def test_threads_read_the_same_pixels_of_a_real_slide(name):
+    assert_threads_read_the_same_pixels(WSI / name)  # JPEG with its tables apart, JPEG 2000

