@@ -32,7 +32,9 @@ class Encoder:
         self.specification, self.device = specification, device
         self.dimension: int = specification.recipe.dimension
         self.asynchronous = device.type == "cuda"
-        self._copies = torch.cuda.Stream(device) if self.asynchronous else None
+        if self.asynchronous:
+            torch.cuda.set_device(device)  # streams, events and pinned memory are of the current one
+        self._copies = torch.cuda.Stream() if self.asynchronous else None
         of = specification.preprocessing
         self._mean, self._std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (of.mean, of.std))
         try:
@@ -94,7 +96,7 @@ class Encoder:
             return tiles.to(self.device)
         with torch.cuda.stream(self._copies):
             moved = tiles.to(self.device)
-        computing = torch.cuda.current_stream(self.device)
+        computing = torch.cuda.current_stream()
         computing.wait_stream(self._copies)
         moved.pixels.record_stream(computing)
         return moved
@@ -125,7 +127,9 @@ class Encoder:
         normalised = pixels.float().div_(255).sub_(self._mean).div_(self._std)
         normalised = normalised.contiguous(memory_format=torch.channels_last)
         if self.specification.precision == "fp32":
-            return self._network(normalised).float()
+            # CUDA would otherwise compute convolutions, the patch embedding among them, in TF32.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return self._network(normalised).float()
         with torch.autocast(self.device.type, PRECISIONS[self.specification.precision]):
             return self._network(normalised).float()
 
@@ -159,7 +163,7 @@ class Encoder:
         for _ in range(2):
             began = perf_counter()
             self.encode(pixels)
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize()
         return size / (perf_counter() - began)
 
 

@@ -107,9 +107,9 @@ def _timm_repository(recipe: Recipe) -> str:
 
 def _cached(recipe: Recipe, name: str) -> Path | None:
     """A file of the repository in the hub's cache; asks nobody, so it answers at once on an offline node."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache
 
-    path = try_to_load_from_cache(recipe.repository, name, constants.HF_HUB_CACHE, recipe.revision)
+    path = try_to_load_from_cache(recipe.repository, name, revision=recipe.revision)
     return Path(path) if isinstance(path, str) else None
 
 
