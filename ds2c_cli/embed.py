@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from .device import devices_of
 from .encoders.specification import specify
 from .errors import Ds2cError, InputError, WeightsError
 from .io.slides import blocks_of
-from .pipeline import Block, Spent, encode_blocks, encode_on_devices
+from .pipeline import Block, Spent, encode_blocks, encode_on_devices, share
 from .progress import Progress, silent
 from .project import Project, Sample
 from .settings import Embedding
@@ -46,15 +46,17 @@ def embed(
     cache_root: Path,
     samples: Sequence[str] = (),
     device: str = "auto",
+    shard: tuple[int, int] = (0, 1),
     expected: str = "",
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> Embedded:
     """Embed every cell and spot tile of the samples that the cache lacks; a second run encodes nothing.
 
-    With several devices each has a process of its own. `expected` is the fingerprint a checkpoint was trained with.
-    Raises WeightsError when the encoder cannot be had or is not the expected one and, once all that can be read is
-    embedded, InputError that names the slides that are gone, damaged or not those that were prepared.
+    With several devices each has a process of its own. `shard` (I, N) does part I of N, whole blocks of the slides, even
+    by tiles; the parts may run at once on any machines that share the cache. `expected` is the fingerprint a checkpoint
+    was trained with. Raises WeightsError when the encoder cannot be had or is not the expected one and, once all that
+    can be read is embedded, InputError that names the slides that are gone, damaged or not those that were prepared.
     """
     chosen = project.samples(samples)
     devices = devices_of(device)
@@ -72,7 +74,7 @@ def embed(
     done.last_rate = next(
         (entry["tiles_per_second"] for entry in project.embeddings() if entry["fingerprint"] == fingerprint), None
     )
-    blocks, done.tiles = plan(chosen, cache, about["tile_px"])
+    blocks, done.tiles = plan(chosen, cache, about["tile_px"], shard)
     done.cached = done.tiles - sum(len(block.keys) for block in blocks)
     if dry_run:
         return done
@@ -81,31 +83,58 @@ def embed(
             blocks, specification, cache, devices, settings.batch_size, progress, f"{done.cached:,} cached"
         )
         _tell(done, spent)
-    project.record_embedding(settings, about, fingerprint, done.rate)
+    project.record_embedding(settings, about, fingerprint, done.rate, [sample.name for sample in chosen], shard[1])
     if blocks and spent.failures:
         raise _failed(spent.failures)
     return done
 
 
-def plan(samples: Sequence[Sample], cache: Cache, tile_px: int) -> tuple[list[Block], int]:
+def plan(
+    samples: Sequence[Sample], cache: Cache, tile_px: int, shard: tuple[int, int] = (0, 1)
+) -> tuple[list[Block], int]:
     """The blocks of all slides with the tiles that the cache lacks, in reading order, and how many tiles are wanted.
 
-    A tile that several samples share (one slide prepared twice) is in one block.
+    `shard` (I, N) takes part I of N: whole blocks, even by tiles, the same whatever the cache holds. A tile that
+    several samples share (one slide prepared twice) is in one block.
     """
-    blocks: list[Block] = []
-    planned: set[bytes] = set()
-    wanted = 0
+    whole: list[Block] = []
+    planned: dict[str, set[bytes]] = {}  # by slide, of those met before
     for sample in samples:
         boxes, keys = tiles_of(sample, tile_px)
-        wanted += len(keys)
-        absent = np.array([row for row in np.flatnonzero(cache.missing(keys)) if keys[row] not in planned], int)
-        planned.update(keys[row] for row in absent)
-        for rows in blocks_of(boxes[absent]):
-            held = absent[rows]
-            blocks.append(
-                Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[held], [keys[i] for i in held])
+        before = planned.setdefault(sample.slide_fingerprint, set())
+        fresh = np.flatnonzero([key not in before for key in keys])
+        before.update(keys)
+        for rows in blocks_of(boxes[fresh]):
+            at = fresh[rows]
+            whole.append(
+                Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[at], [keys[row] for row in at])
             )
-    return blocks, wanted
+    mine = share(whole, *shard)
+    absent = cache.missing([key for block in mine for key in block.keys])
+    ends = np.cumsum([len(block.keys) for block in mine], dtype=int)
+    lacking = []
+    for block, held in zip(mine, np.split(absent, ends)[:-1], strict=True):
+        if len(rows := np.flatnonzero(held)):
+            lacking.append(replace(block, boxes=block.boxes[rows], keys=[block.keys[row] for row in rows]))
+    return lacking, len(absent)
+
+
+def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any]) -> None:
+    """Raise InputError that names the shards that were not run to their end, where these samples lack embeddings.
+
+    `encoder` is an entry of `Project.embeddings`.
+    """
+    count, tile_px = encoder["shards"], encoder["description"]["tile_px"]
+    if count == 1 or not plan(samples, cache, tile_px)[0]:
+        return
+    split = project.samples(encoder["samples"])
+    left = [f"{index}/{count}" for index in range(count) if plan(split, cache, tile_px, (index, count))[0]]
+    name = encoder["description"]["encoder"]
+    raise InputError(
+        f"the {name} embeddings of shard {', '.join(left)} are not all in the cache",
+        f"Run `ds2c embed {' '.join(encoder['samples'])} --encoder {name} --shard {left[0]}`"
+        + (", then the others." if len(left) > 1 else "."),
+    )
 
 
 def tiles_of(sample: Sample, tile_px: int) -> tuple[np.ndarray, list[bytes]]:

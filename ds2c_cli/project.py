@@ -232,9 +232,16 @@ class Project:
     # What `embed` last did, so that `train` needs neither the weights nor the flags again.
 
     def record_embedding(
-        self, settings: Embedding, description: Mapping[str, Any], fingerprint: str, rate: float | None
+        self,
+        settings: Embedding,
+        description: Mapping[str, Any],
+        fingerprint: str,
+        rate: float | None,
+        samples: Sequence[str],
+        shards: int,
     ) -> None:
-        """Remember the encoder that was used, as the latest, and its tiles a second where some were encoded."""
+        """Remember the encoder that was used, as the latest, its tiles a second where some were encoded, and of which
+        samples the work was split into how many shards."""
         earlier = {entry["fingerprint"]: entry for entry in self.embeddings()}
         last = earlier.pop(fingerprint, {}).get("tiles_per_second")
         entry = {
@@ -242,6 +249,8 @@ class Project:
             "fingerprint": fingerprint,
             "description": dict(description),
             "tiles_per_second": rate or last,
+            "samples": list(samples),
+            "shards": shards,
         }
         write_json(self.root / schema.EMBEDDINGS_FILE, [entry, *earlier.values()])
 

@@ -17,6 +17,7 @@ from .bags import Bags, load_bags
 from .cache import Cache
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .device import device_of
+from .embed import check_shards
 from .errors import InputError, UsageError
 from .expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
 from .fit import Labels, draw_loss, fit
@@ -89,6 +90,7 @@ def train(
 
     began = time.perf_counter()
     cache = Cache(cache_root, encoder["fingerprint"], encoder["description"]["dimension"])
+    check_shards(project, samples, cache, encoder)
     bags = load_bags(samples, cache, encoder["description"], outside=False)
     genes, counts, lost = _panel(samples, len(learned), settings.genes)
     labels = _labels(counts, genes, samples, bags, settings)

@@ -20,7 +20,7 @@ from ds2c_cli.encoders.encoder import load
 from ds2c_cli.encoders.preprocessing import pack
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
-from ds2c_cli.io.slides import open_slide
+from ds2c_cli.io.slides import blocks_of, open_slide
 from ds2c_cli.pipeline import Block, encode_blocks, share
 from ds2c_cli.prepare import Sources, prepare
 from ds2c_cli.project import Project
@@ -129,9 +129,46 @@ def test_a_slide_prepared_twice_is_embedded_once(painted, project, tmp_path):
     prepare(project, sources, Geometry(membership="centroid"), "again", "one", "painted")
     done = embed(project, COLOUR, tmp_path / "cache", device="cpu")
     once = len(tiles_of(project.sample("one"), 0)[1]) + len(tiles_of(project.sample("two"), 0)[1])
-    assert done.encoded == once
-    assert done.tiles == once + len(tiles_of(project.sample("again"), 0)[1])
-    assert done.cached == done.tiles - done.encoded
+    assert done.encoded == done.tiles == once
+    assert embed(project, COLOUR, tmp_path / "cache", device="cpu").cached == once
+
+
+def small_blocks(monkeypatch):
+    """Blocks of 256 pixels, so that small slides have many."""
+    inside = blocks_of
+    monkeypatch.setattr("ds2c_cli.embed.blocks_of", lambda boxes: inside(boxes, 256))
+
+
+def test_shards_together_are_the_whole_whatever_the_cache_holds(project, tmp_path, monkeypatch):
+    small_blocks(monkeypatch)
+    cache = tmp_path / "cache"
+    parts = [embed(project, COLOUR, cache, device="cpu", shard=(index, 3)) for index in (2, 0, 1)]
+    assert [part.cached for part in parts] == [0, 0, 0]
+    again = embed(project, COLOUR, cache, device="cpu")
+    assert again.cached == again.tiles == sum(part.encoded for part in parts)
+    assert max(part.tiles for part in parts) < 1.2 * again.tiles / 3
+    assert embed(project, COLOUR, cache, device="cpu", shard=(2, 3)).tiles == parts[0].tiles
+
+
+def test_train_names_the_shard_that_is_missing(ds2c, project, tmp_path, monkeypatch):
+    small_blocks(monkeypatch)
+    at = ("--encoder", "colour", "--project", project.root, "--cache", tmp_path / "cache")
+    for index in (0, 2, 3):
+        assert ds2c("embed", *at, "--device", "cpu", "--shard", f"{index}/4").code == 0
+    train = ("train", "--train", "one,two", "--epochs", 2, "--hidden", 16, *at)
+    ran = ds2c(*train)
+    assert ran.code == 3
+    assert "the colour embeddings of shard 1/4 are not all in the cache" in ran.err
+    assert "Run `ds2c embed one two --encoder colour --shard 1/4`." in ran.err
+    assert ds2c("embed", "one", "two", *at, "--device", "cpu", "--shard", "1/4").code == 0
+    assert ds2c(*train).code == 0
+
+
+@pytest.mark.parametrize("words", ["4/4", "-1/4", "1", "1/0", "a/b", "1/2/3", ""])
+def test_a_shard_is_counted_from_0(ds2c, project, words):
+    ran = ds2c("embed", "--encoder", "colour", "--project", project.root, "--shard", words)
+    assert ran.code == 2
+    assert "--shard" in ran.err
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])

@@ -30,6 +30,13 @@ def command(
     precision: PrecisionOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; found when not given.")] = None,
     device: DeviceOption = "auto",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Part I of N, from 0: --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT with --array=0-3.",
+        ),
+    ] = None,
     project: ProjectOption = Path(),
     cache: CacheOption = None,
     dry_run: DryRunOption = False,
@@ -46,8 +53,11 @@ def command(
     flags = {"encoder": encoder, "weights": weights, "precision": precision, "batch_size": batch_size}
     home = Project(project)
     root = cache or default_root()
+    part = _shard(shard)
     with console.progress() as tell:
-        done = embed(home, home.settings(Embedding, flags), root, samples or (), device, dry_run=dry_run, progress=tell)
+        done = embed(
+            home, home.settings(Embedding, flags), root, samples or (), device, part, dry_run=dry_run, progress=tell
+        )
     if done.note:
         console.note(f"{done.encoder}: {done.note}")
     absent = done.tiles - done.cached
@@ -64,3 +74,18 @@ def command(
             f"{done.read_seconds:.0f} s, encode {done.encode_seconds:.0f} s, write {done.write_seconds:.0f} s)"
         )
     console.result([root], {**asdict(done), "cache": root})
+
+
+def _shard(words: str | None) -> tuple[int, int]:
+    """The I and N of `--shard I/N`; all of the work without it."""
+    from ..errors import UsageError
+
+    if words is None:
+        return 0, 1
+    index, _, count = words.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UsageError(
+            f"--shard is I/N with I from 0 to N - 1, not {words!r}",
+            "In a SLURM array of 4 that is --array=0-3 and --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT.",
+        )
+    return int(index), int(count)
