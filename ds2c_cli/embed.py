@@ -53,10 +53,11 @@ def embed(
 ) -> Embedded:
     """Embed every cell and spot tile of the samples that the cache lacks; a second run encodes nothing.
 
-    With several devices each has a process of its own. `shard` (I, N) does part I of N, whole blocks of the slides, even
-    by tiles; the parts may run at once on any machines that share the cache. `expected` is the fingerprint a checkpoint
-    was trained with. Raises WeightsError when the encoder cannot be had or is not the expected one and, once all that
-    can be read is embedded, InputError that names the slides that are gone, damaged or not those that were prepared.
+    With several devices each has a process of its own. `shard` (I, N) does part I of N, whole blocks of the slides,
+    even by tiles; the parts may run at once on any machines that share the cache. `expected` is the fingerprint a
+    checkpoint was trained with. Raises WeightsError when the encoder cannot be had or is not the expected one and, once
+    all that can be read is embedded, InputError that names the slides that are gone, damaged or not those that were
+    prepared.
     """
     chosen = project.samples(samples)
     devices = devices_of(device)

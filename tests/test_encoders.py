@@ -348,6 +348,22 @@ def test_a_config_that_contradicts_the_registry_is_an_error_that_shows_both(timm
     assert "--encoder hf-hub:x/y" in error.value.hint
     monkeypatch.setitem(encoders.RECIPES, "small", dataclasses.replace(recipe, overrules=("mean",)))
     assert load("small", str(folder), "cpu").specification.preprocessing.mean == (0.5,) * 3
+    silent = dataclasses.replace(recipe, preprocessing=Preprocessing((0.6, 0.5, 0.4), (0.2, 0.3, 0.4), 96, 0, ""))
+    monkeypatch.setitem(encoders.RECIPES, "small", silent)
+    assert load("small", str(folder), "cpu").specification.preprocessing.interpolation == "bilinear"
+
+
+def test_a_file_alone_does_not_say_how_tiles_are_prepared(tmp_path):
+    """lunit-vits16: the architecture is known, the interpolation is in its config.json."""
+    import timm
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        state = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    save_file({name: torch.zeros(tensor.shape) for name, tensor in state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="nothing says how tiles are prepared for lunit-vits16") as error:
+        load("lunit-vits16", str(tmp_path / "w.safetensors"), "cpu")
+    assert "config.json" in error.value.hint
 
 
 def test_a_pytorch_file_gives_what_safetensors_give_and_a_pickle_is_refused(timm_folder, tmp_path):

@@ -26,7 +26,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     tile_px: int = 224  # side of the input; 0: the tile as it is, at level-0 resolution
     resize_px: int = 0  # side before the centre is cropped; 0: tile_px, so nothing is cropped
-    interpolation: str = "bicubic"
+    interpolation: str = "bicubic"  # empty: as the snapshot says
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Recipe:
     name: str
     format: str = "timm"  # which module of this folder builds it: timm, transformers, lite0, colour
     repository: str = ""  # on the hub
-    revision: str = "main"
+    revision: str = "main"  # a commit where one is known from public code; the weights' hash is in the fingerprint
     weights_file: str = ""  # empty: model.safetensors, else pytorch_model.bin
     architecture: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model
@@ -76,41 +76,46 @@ RECIPES = {
             preprocessing=Preprocessing(*IMAGENET, interpolation="bilinear"), licence=OWKIN,
         ),
         Recipe(
-            "uni", "timm", "MahmoodLab/UNI", weights_file=BIN, architecture="vit_large_patch16_224",
+            "uni", "timm", "MahmoodLab/UNI", "b55a5ec6cade1a39edfe6534189a9b8ca7a022f0",
+            weights_file=BIN, architecture="vit_large_patch16_224",
             arguments={"img_size": 224, "init_values": 1e-5}, pooling="cls", dimension=1024,
             preprocessing=Preprocessing(*IMAGENET, interpolation="bilinear"), licence=NC_ND, access="gated",
         ),
         Recipe(
-            "uni2-h", "timm", "MahmoodLab/UNI2-h", weights_file=BIN, architecture="vit_giant_patch14_224",
+            "uni2-h", "timm", "MahmoodLab/UNI2-h", "d517a8dd47902dd7c308b3c36f63bce47e7b9a43",
+            weights_file=BIN, architecture="vit_giant_patch14_224",
             arguments=VIT_G_UNI2, pooling="cls", dimension=1536,
             preprocessing=Preprocessing(*IMAGENET, interpolation="bilinear"), licence=NC_ND, access="gated",
         ),
         Recipe(
             "h-optimus-0", "timm", "bioptimus/H-optimus-0", weights_file=BIN,
             architecture="vit_giant_patch14_reg4_dinov2", arguments=VIT_G_OPTIMUS, pooling="cls", dimension=1536,
-            preprocessing=Preprocessing(*OPTIMUS), licence="Apache-2.0",
+            preprocessing=Preprocessing(*OPTIMUS), licence="Apache-2.0", access="gated", overrules=("interpolation",),
         ),
         Recipe(
             "h-optimus-1", "timm", "bioptimus/H-optimus-1", weights_file=BIN,
             architecture="vit_giant_patch14_reg4_dinov2", arguments=VIT_G_OPTIMUS, pooling="cls", dimension=1536,
-            preprocessing=Preprocessing(*OPTIMUS), licence=NC_ND, access="gated",
+            preprocessing=Preprocessing(*OPTIMUS), licence=NC_ND, access="gated", overrules=("interpolation",),
         ),
         Recipe(
             "h0-mini", "timm", "bioptimus/H0-mini", arguments=SWIGLU, pooling="cls", dimension=768,
-            preprocessing=Preprocessing(*OPTIMUS), licence=NC_ND, access="gated",
+            preprocessing=Preprocessing(*OPTIMUS, interpolation=""), licence=NC_ND, access="gated",
         ),
         Recipe(
-            "virchow2", "timm", "paige-ai/Virchow2", weights_file=BIN, architecture="vit_huge_patch14_224",
+            "virchow2", "timm", "paige-ai/Virchow2", "3158645804b69e3f3bc4439d4116edddf0840a72",
+            weights_file=SAFE, architecture="vit_huge_patch14_224",
             arguments={**VIT_H_SWIGLU, "reg_tokens": 4}, pooling="cls + mean", dimension=2560,
             preprocessing=Preprocessing(*IMAGENET), licence=NC_ND, access="gated",
         ),
         Recipe(
-            "virchow", "timm", "paige-ai/Virchow", weights_file=BIN, architecture="vit_huge_patch14_224",
+            "virchow", "timm", "paige-ai/Virchow", "19eebc84ae33e79f1b2d866e6ff90ae50e522f9a",
+            weights_file=SAFE, architecture="vit_huge_patch14_224",
             arguments=VIT_H_SWIGLU, pooling="cls + mean", dimension=2560,
             preprocessing=Preprocessing(*IMAGENET), licence="Apache-2.0", access="gated",
         ),
         Recipe(
-            "prov-gigapath", "timm", "prov-gigapath/prov-gigapath", weights_file=BIN,
+            "prov-gigapath", "timm", "prov-gigapath/prov-gigapath", "eba85dd46097c3eedfcc2a3a9a930baecb6bcc19",
+            weights_file=BIN,
             architecture="vit_giant_patch14_dinov2", arguments=VIT_G_GIGAPATH, pooling="cls", dimension=1536,
             preprocessing=Preprocessing(*IMAGENET, resize_px=256), licence="Apache-2.0, with conditions",
             access="gated",
@@ -121,19 +126,19 @@ RECIPES = {
         ),
         Recipe(
             "kaiko-vits16", "timm", f"1aurent/vit_small_patch16_224.{KAIKO}", pooling="cls", dimension=384,
-            preprocessing=Preprocessing(*HALF),
+            preprocessing=Preprocessing(*HALF, interpolation=""),
         ),
         Recipe(
             "kaiko-vitb16", "timm", f"1aurent/vit_base_patch16_224.{KAIKO}", pooling="cls", dimension=768,
-            preprocessing=Preprocessing(*HALF),
+            preprocessing=Preprocessing(*HALF, interpolation=""),
         ),
         Recipe(
-            "kaiko-vitl14", "timm", f"1aurent/vit_large_patch14_reg4_224.{KAIKO}", pooling="cls", dimension=1024,
-            preprocessing=Preprocessing(*HALF),
+            "kaiko-vitl14", "timm", f"1aurent/vit_large_patch14_reg4_dinov2.{KAIKO}", pooling="cls", dimension=1024,
+            preprocessing=Preprocessing(*HALF, interpolation=""),
         ),
         Recipe(
             "lunit-vits16", "timm", "1aurent/vit_small_patch16_224.lunit_dino", architecture="vit_small_patch16_224",
-            pooling="cls", dimension=384, preprocessing=Preprocessing(*LUNIT), licence=LUNIT_NC,
+            pooling="cls", dimension=384, preprocessing=Preprocessing(*LUNIT, interpolation=""), licence=LUNIT_NC,
             overrules=("mean", "std"),
         ),
         Recipe(

@@ -97,23 +97,32 @@ def specify(name: str, given: str = "", device: str = "auto", precision: str = "
 
 def _agreed(recipe: Recipe, declared: Recipe) -> Recipe:
     """The registry's recipe, with what it leaves open as the snapshot declares; a contradiction is an error."""
-    for entry in fields(Preprocessing):
-        if recipe.preprocessing is None or declared.preprocessing is None or entry.name in recipe.overrules:
-            continue
-        if entry.name in ("tile_px", "resize_px") and recipe.format == "timm":
-            continue  # timm's configs say what a network was trained at, the registry what it is fed
-        ours, theirs = (getattr(one.preprocessing, entry.name) for one in (recipe, declared))
-        if not _same(ours, theirs):
-            raise WeightsError(
-                f"the configuration of {recipe.name} says {entry.name} = {theirs!r}, the registry {ours!r}",
-                f"Take the configuration's word with --encoder hf-hub:{recipe.repository}, and report this.",
-            )
+    ours, theirs = recipe.preprocessing, declared.preprocessing
+    if ours and theirs:
+        for entry in fields(Preprocessing):
+            told, said = getattr(ours, entry.name), getattr(theirs, entry.name)
+            if told == "":
+                ours = replace(ours, **{entry.name: said})
+                continue
+            # timm's configs say what a network was trained at, the registry what it is fed.
+            open_to_choice = entry.name in ("tile_px", "resize_px") and recipe.format == "timm"
+            if not (open_to_choice or entry.name in recipe.overrules or _same(told, said)):
+                raise WeightsError(
+                    f"the configuration of {recipe.name} says {entry.name} = {said!r}, the registry {told!r}",
+                    f"Take the configuration's word with --encoder hf-hub:{recipe.repository}, and report this.",
+                )
+    agreed = replace(declared, preprocessing=ours or theirs)
+    if agreed.preprocessing is None or not agreed.preprocessing.interpolation:
+        raise WeightsError(
+            f"nothing says how tiles are prepared for {recipe.name}",
+            f"Put {weights.CONFIG} of {recipe.repository or 'the model'} beside the weights.",
+        )
     if recipe.dimension and declared.dimension != recipe.dimension:
         raise WeightsError(
             f"{recipe.name} has the dimension {recipe.dimension}, these weights {declared.dimension}",
             "Check that --weights names this encoder's files.",
         )
-    return replace(declared, preprocessing=recipe.preprocessing or declared.preprocessing)
+    return agreed
 
 
 def _same(ours: Any, theirs: Any) -> bool:
