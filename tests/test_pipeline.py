@@ -349,3 +349,34 @@ def test_a_failed_slide_exits_with_3_after_the_others(ds2c, project, tmp_path):
     assert ran.code == 3
     assert "error: sample one: there is no slide" in ran.err
     assert ds2c(*words, "two").code == 0
+
+
+# On a GPU, where there is one
+
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+
+
+@on_cuda
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.1), ("fp16", 0.02)])
+def test_cuda_gives_what_the_cpu_gives(project, tmp_path, precision, tolerance):
+    done = embed(
+        project, Embedding(encoder="imagenet-lite0", precision=precision), tmp_path / "cuda", ["one"], device="cuda:0"
+    )
+    assert done.batch_size >= 64
+    keys, vectors = expected_embeddings(project.sample("one"), load("imagenet-lite0", device="cpu", precision="fp32"))
+    ours = Cache(tmp_path / "cuda", done.fingerprint, done.dimension).get(keys).astype(np.float32)
+    distance = np.linalg.norm(ours - vectors, axis=1) / np.linalg.norm(vectors, axis=1)
+    assert distance.max() < tolerance
+
+
+@on_cuda
+def test_cuda_goes_on_with_smaller_batches_when_its_memory_is_full(project, tmp_path):
+    torch.cuda.set_per_process_memory_fraction(0.3e9 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        done = embed(
+            project, Embedding(encoder="imagenet-lite0", batch_size=8192), tmp_path / "cuda", ["one"], device="cuda:0"
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert done.encoded == done.tiles
+    assert done.batch_size < 8192
