@@ -208,8 +208,6 @@ def test_a_damaged_snapshot_is_a_weights_error(snapshot, small_phikon):
     (folder / "config.json").write_text("{}")
     refused()
     (folder / "config.json").write_text(config)
-    (folder / "preprocessor_config.json").unlink()
-    refused()
 
 
 def test_weights_of_another_width_are_refused(snapshot):
@@ -228,7 +226,8 @@ def test_without_network_the_message_names_the_way_out(name):
         load(name, device="cpu")
     assert error.value.exit_code == 4
     assert recipe.repository in error.value.message
-    for word in (f"hf download {recipe.repository}", recipe.weights_file, "--weights", "imagenet-lite0"):
+    download = f"hf download {recipe.repository} --revision {recipe.revision}"
+    for word in (download, recipe.weights_file, "--weights", "imagenet-lite0"):
         assert word in error.value.hint
     assert ("licence" in error.value.hint) == (recipe.access == "gated")
 
@@ -446,9 +445,38 @@ def test_timms_names_are_known_with_their_own_preprocessing(timm_folder, tmp_pat
 
 
 def test_a_folder_that_lacks_files_names_them(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(WeightsError, match=r"preprocessor_config.json, model.safetensors"):
+    with pytest.raises(WeightsError, match=r"lacks config.json, model.safetensors"):
         load("phikon-v2", str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "interpolation"), [("ViTImageProcessor", "bilinear"), ("BitImageProcessor", "bicubic")]
+)
+def test_a_processor_that_names_no_filter_has_that_of_its_kind(snapshot, kind, interpolation):
+    """owkin/phikon's config is silent, and transformers' ViTImageProcessor then takes bilinear."""
+    import transformers
+
+    folder, _ = snapshot()
+    said = {**PHIKON_PROCESSOR, "image_processor_type": kind}
+    del said["resample"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    assert specify(str(folder), device="cpu").preprocessing.interpolation == interpolation
+    default = getattr(transformers, kind)().resample
+    assert {2: "bilinear", 3: "bicubic"}[int(default)] == interpolation
+
+
+def test_the_registry_knows_how_to_feed_a_repository_without_a_processor(snapshot, small_phikon):
+    folder, _ = snapshot()
+    (folder / "preprocessor_config.json").unlink()
+    assert specify("phikon-v2", str(folder), "cpu").preprocessing == PHIKON.preprocessing
+    with pytest.raises(WeightsError, match=r"preprocessor_config\.json is not beside the weights"):
+        specify(str(folder), device="cpu")
+
+
+def test_every_hub_encoder_is_pinned_to_a_commit():
+    for recipe in encoders.RECIPES.values():
+        assert not recipe.repository or len(recipe.revision) == 40
+        assert len(recipe.sha256) in (0, 64)
 
 
 def test_wrong_words_are_usage_errors(tmp_path):

@@ -74,6 +74,9 @@ def _check(name: str, weights: str, device: str, precision: str) -> None:
     )
     if found.from_untrained is not None:
         console.note(f"weights: {found.weights}")
+    if found.as_published is not None:
+        console.note(f"their sha256 is {'that' if found.as_published else 'NOT that'} of the registry's revision")
+    if found.from_untrained is not None:
         console.note(f"they move the fixed tiles' embeddings by {found.from_untrained:.2g} of an untrained network's")
     if found.from_golden is None:
         console.note("there are no stored embeddings of these weights to compare with")

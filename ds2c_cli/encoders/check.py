@@ -29,6 +29,7 @@ class Checked:
 
     encoder: str
     weights: str  # the file
+    as_published: bool | None  # whether its sha256 is the registry's; None where none is known
     fingerprint: str
     dimension: int
     device: str
@@ -71,6 +72,7 @@ def check(name: str, weights: str = "", device: str = "auto", precision: str = "
     return Checked(
         specification.recipe.name,
         str(specification.snapshot.weights or ""),
+        specification.description["weights"] == known_hash if (known_hash := specification.recipe.sha256) else None,
         specification.fingerprint,
         encoder.dimension,
         str(encoder.device),

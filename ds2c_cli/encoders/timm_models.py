@@ -126,14 +126,20 @@ def _create(recipe: Recipe) -> nn.Module:
 
 
 def _preprocessing(said: Mapping[str, Any]) -> Preprocessing:
-    """timm's evaluation transform: resize to input / crop_pct, crop the centre (timm.data.create_transform)."""
-    _, height, width = said["input_size"]
+    """timm's evaluation transform: resize to input / crop_pct, crop the centre (timm.data.create_transform).
+
+    What a config is silent about has timm's defaults, but a mean and an SD must be there.
+    """
+    from timm.data import DEFAULT_CROP_PCT
+
+    _, height, width = said.get("input_size") or (3, 224, 224)
     if height != width:
         raise ValueError(f"input_size is {height} x {width}, tiles are square")
-    if said["interpolation"] not in ("bicubic", "bilinear"):
-        raise ValueError(f"interpolation = {said['interpolation']!r} is not known here")
+    interpolation = said.get("interpolation") or "bicubic"
+    if interpolation not in ("bicubic", "bilinear"):
+        raise ValueError(f"interpolation = {interpolation!r} is not known here")
     if said.get("crop_mode", "center") not in ("center", "squash"):
         raise ValueError(f"crop_mode = {said['crop_mode']!r} is not known here")
-    resized = math.floor(width / (said.get("crop_pct") or 1.0))
+    resized = math.floor(width / (said.get("crop_pct") or DEFAULT_CROP_PCT))
     mean, std = (tuple(float(value) for value in said[name]) for name in ("mean", "std"))
-    return Preprocessing(mean, std, width, 0 if resized == width else resized, said["interpolation"])
+    return Preprocessing(mean, std, width, 0 if resized == width else resized, interpolation)

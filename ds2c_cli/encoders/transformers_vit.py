@@ -72,6 +72,8 @@ PROCESSOR_NO_MATTER = {
     "feature_extractor_type", "image_processor_type", "image_seq_length", "input_data_format", "processor_class",
     "return_tensors",
 }  # fmt: skip
+# Of a processor that does not say, as owkin/phikon's.
+DEFAULT_RESAMPLE = {"ViTImageProcessor": 2, "ViTFeatureExtractor": 2, "BitImageProcessor": 3}
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
@@ -81,8 +83,8 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
     Raises ValueError for what they say that is not known here, KeyError for what they do not say.
     """
     config = snapshot.config
-    if not config or not snapshot.processor:
-        raise ValueError(f"{CONFIG if not config else PROCESSOR} is not beside the weights")
+    if not config or not (snapshot.processor or recipe.preprocessing):
+        raise ValueError(f"{PROCESSOR if config else CONFIG} is not beside the weights")
     _refuse_unknown(CONFIG, config, MUST_BE, SIZES | NO_MATTER)
     kind, width = config["model_type"], config["hidden_size"]
     if kind not in RENAME:
@@ -110,7 +112,7 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
         arguments=arguments,
         pooling="cls" if recipe.pooling == "own" else recipe.pooling,
         dimension=width * (2 if recipe.pooling == "cls + mean" else 1),
-        preprocessing=_preprocessing(snapshot.processor),
+        preprocessing=_preprocessing(snapshot.processor) if snapshot.processor else recipe.preprocessing,
     )
 
 
@@ -187,17 +189,17 @@ def resize_positions(positions: torch.Tensor, grid: int, antialias: bool) -> tor
 def _preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
     """What the image processors of ViT and DINOv2 do to a square tile."""
     _refuse_unknown(PROCESSOR, processor, PROCESSOR_MUST_BE, PROCESSOR_SAYS | PROCESSOR_NO_MATTER)
-    if processor["resample"] not in INTERPOLATIONS:
-        raise ValueError(f"{PROCESSOR} says resample = {processor['resample']!r}, known are {INTERPOLATIONS}")
+    kind = processor.get("image_processor_type", processor.get("feature_extractor_type"))
+    resample = processor.get("resample", DEFAULT_RESAMPLE.get(kind))
+    if resample not in INTERPOLATIONS:
+        raise ValueError(f"{PROCESSOR} says resample = {resample!r}, known are {INTERPOLATIONS}")
     resized = _side("size", processor["size"])
     crops = processor.get("do_center_crop", "crop_size" in processor and processor["crop_size"] is not None)
     tile_px = _side("crop_size", processor["crop_size"]) if crops else resized
     if tile_px > resized:
         raise ValueError(f"{PROCESSOR} says crop_size = {tile_px}, more than the size {resized}")
     mean, std = (tuple(float(value) for value in processor[name]) for name in ("image_mean", "image_std"))
-    return Preprocessing(
-        mean, std, tile_px, 0 if tile_px == resized else resized, INTERPOLATIONS[processor["resample"]]
-    )
+    return Preprocessing(mean, std, tile_px, 0 if tile_px == resized else resized, INTERPOLATIONS[resample])
 
 
 def _side(name: str, size: Any) -> int:

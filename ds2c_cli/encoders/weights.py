@@ -70,7 +70,7 @@ def _local(recipe: Recipe, path: Path) -> Snapshot:
         raise WeightsError(f"there are no weights {path}", "Check the path.")
     names = dict.fromkeys([*_weights_names(recipe), SAFETENSORS, TORCH])
     held = [path / name for name in names if (path / name).is_file()]
-    needed = [CONFIG, PROCESSOR] if recipe.format == "transformers" else [] if recipe.architecture else [CONFIG]
+    needed = [] if recipe.architecture else [CONFIG]
     absent = [name for name in needed if not (path / name).is_file()] + ([] if held else [" or ".join(names)])
     if absent:
         raise WeightsError(
