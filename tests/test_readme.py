@@ -56,7 +56,8 @@ def printed(tmp_path_factory):
         text=True,
         timeout=600,
     )
-    outputs = [text.replace(str(home) + "/", "") for text in ran.stdout.split(f"{MARK}\n")[1:]]
+    checkout = re.compile("|".join(re.escape(f"{place}/") for place in (home, Path(sys.prefix).resolve().parent)))
+    outputs = [checkout.sub("", text) for text in ran.stdout.split(f"{MARK}\n")[1:]]
     cleaned = [[line.rstrip() for line in text.splitlines() if not PROGRESS.match(line)] for text in outputs]
     return dict(zip(commands, cleaned, strict=True))
 
