@@ -20,6 +20,7 @@ from ds2c_cli.cache import Cache, tile_keys
 from ds2c_cli.embed import embed, plan, tiles_of
 from ds2c_cli.encoders.specification import Specification, specify
 from ds2c_cli.project import Project
+from ds2c_cli.segments import SlideName
 from ds2c_cli.settings import Embedding
 
 COLD, WARM = "files not in the page cache", "once more"
@@ -74,7 +75,10 @@ def fill(project: Project, specification: Specification, root: Path, segments: i
     random = np.random.default_rng(0)
     for part in np.array_split(np.arange(len(keys)), segments):
         with cache.writer(specification.description) as writer:
-            writer.append([keys[row] for row in part], random.standard_normal((len(part), cache.dimension), np.float32))
+            slide = SlideName(sample.slide_fingerprint, str(sample.slide))
+            writer.append(
+                slide, [keys[row] for row in part], random.standard_normal((len(part), cache.dimension), np.float32)
+            )
     return len(keys)
 
 

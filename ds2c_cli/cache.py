@@ -20,13 +20,15 @@ import numpy as np
 
 from .errors import Ds2cError, InputError
 from .project import write_json
-from .segments import CORRUPT, KEY, PACK, WHERE, PrivateSegment, Segment, is_ours, shared_segment, writing_to
+from .segments import CORRUPT, KEY, PACK, WHERE, PrivateSegment, Segment, SlideName, is_ours, shared_segment, writing_to
 
 VERSION = "v1"
 GROUP = 16 * PACK  # vectors a transaction at most
 BEHIND_SECONDS = 5.0  # a slow encoder's vectors are committed after this long, full pack or not
-SEGMENT_BYTES, SEGMENT_SECONDS = 1 << 30, 300.0  # a segment is published when it is this large or this old
-MARK = re.compile(r"(seg-\w+\.mdb)\.damaged-(\d+)")  # an empty file beside the segment: this pack is damaged
+SEGMENT_BYTES = 1 << 30  # a segment is published when it is this large, or this old:
+SEGMENT_SECONDS = (10.0, 300.0)  # the first soon, so that others see it
+# Empty files beside a segment: this pack is damaged; all of it stands in newer segments (`merge`).
+MARK = re.compile(r"(seg-\w+\.mdb)\.(?:damaged-(\d+)|replaced)")
 
 
 class MissingEmbeddings(InputError):  # noqa: N818
@@ -121,18 +123,13 @@ class Cache:
 
     def refresh(self) -> None:
         """See the segments, and the damage others found, published since the last look."""
-        published = {}
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(self.folder):
-                if entry.name.startswith("seg-") and entry.name.endswith(".mdb"):
-                    published[entry.name] = Path(entry.path)
-                elif mark := MARK.fullmatch(entry.name):
-                    self._bad_packs.setdefault(mark[1], set()).add(int(mark[2]))
+        damaged, replaced, published = listing(self.folder)
+        for name, packs in damaged.items():
+            self._bad_packs.setdefault(name, set()).update(packs)
         # Newest first: what was encoded again stands before what it replaces.
         self._segments = {
-            name: shared_segment(published[name])
-            for name in sorted(published, reverse=True)
-            if name not in self._bad_segments
+            name: shared_segment(self.folder / name)
+            for name in sorted(published - replaced - self._bad_segments, reverse=True)
         }
 
     def recover(self, scratch: Path | None = None) -> int:
@@ -155,9 +152,17 @@ class Cache:
             self.refresh()
         return tiles
 
-    def writer(self, description: Mapping[str, Any], scratch: Path | None = None) -> Writer:
+    def writer(
+        self,
+        description: Mapping[str, Any],
+        scratch: Path | None = None,
+        most_bytes: int = SEGMENT_BYTES,
+        most_seconds: tuple[float, float] = SEGMENT_SECONDS,
+    ) -> Writer:
         """A writer of this encoder's embeddings; `description` is what the fingerprint means, kept in encoder.json.
 
+        It publishes a segment when it has so many bytes or is so old: the first at the first of `most_seconds`, each
+        later one at twice the age, up to the second.
         Segments are built in `scratch`, else `SLURM_TMPDIR`, else `TMPDIR`, else the system's temporary folder, which
         should be a local disk. Raises Ds2cError where either place cannot be written to.
         """
@@ -174,7 +179,7 @@ class Cache:
             if not is_ours(home):
                 raise PermissionError(errno.EACCES, "it belongs to another user")
         self.recover(scratch)
-        return Writer(self, home)
+        return Writer(self, home, most_bytes, most_seconds)
 
     def _check_dimension(self) -> None:
         path = self.folder / "encoder.json"
@@ -200,18 +205,27 @@ class Cache:
 
     def _find(self, names: np.ndarray) -> tuple[list[Segment], np.ndarray]:
         """The segments looked through, and segment (-1: none), pack and row of each of the (n,) keys."""
+        segments, found, vanished = self._look(names)
+        if vanished:  # merged into another since the last look
+            self.refresh()
+            segments, found, _ = self._look(names)
+        return segments, found
+
+    def _look(self, names: np.ndarray) -> tuple[list[Segment], np.ndarray, bool]:
+        """What `_find` finds in the segments known, and whether one of them is gone."""
         unique, inverse = np.unique(names, return_inverse=True)
         found = np.zeros(len(unique), [("segment", "i4"), *WHERE.descr])
         found["segment"] = -1
         absent = np.arange(len(unique))
-        segments = list(self._segments.values())
+        segments, vanished = list(self._segments.values()), False
         for number, segment in enumerate(segments):
             if not len(absent):
                 break
             try:
                 position, where = segment.find(unique[absent])
-            except FileNotFoundError:  # merged into another since the last look
+            except FileNotFoundError:
                 self._segments.pop(segment.path.name)
+                vanished = True
                 continue
             except (lmdb.Error, ValueError, OSError):
                 self._distrust(segment.path.name, None, len(absent))
@@ -221,7 +235,7 @@ class Cache:
             found["segment"][position] = number
             found["pack"][position], found["row"][position] = where["pack"], where["row"]
             absent = absent[found["segment"][absent] < 0]
-        return segments, found[inverse]
+        return segments, found[inverse], vanished
 
     def _distrust(self, segment: str, pack: int | None, tiles: int) -> None:
         """Record damage; a pack's is also left beside its segment, so that the next `missing` of any run knows."""
@@ -241,10 +255,12 @@ class Writer:
     A context manager: on the way out, after an error or a signal too, what was appended is published.
     """
 
-    def __init__(self, cache: Cache, home: Path) -> None:
+    def __init__(self, cache: Cache, home: Path, most_bytes: int, most_seconds: tuple[float, float]) -> None:
         self.tiles = 0
         self._cache, self._home = cache, home
+        self._most_bytes, (self._seconds, self._most_seconds) = most_bytes, most_seconds
         self._segment: PrivateSegment | None = None
+        self._slide = SlideName("", "")
         self._committed = time.monotonic()
         # Keys and vectors in one list, so that no signal parts them.
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -261,11 +277,12 @@ class Writer:
             if kind is None:  # else the first error is the one to tell
                 raise
 
-    def append(self, keys: Sequence[bytes], vectors: np.ndarray) -> None:
-        """Take n keys and their (n, dimension) vectors of any float type, stored as float16.
+    def append(self, slide: SlideName, keys: Sequence[bytes], vectors: np.ndarray) -> None:
+        """Take n keys of a slide's tiles and their (n, dimension) vectors of any float type, stored as float16.
 
-        They are committed, and safe from a kill, with their pack or within seconds. Raises InputError for vectors that
-        are not finite in float16, and Ds2cError when a disk is full; what was committed stays.
+        They are committed, and safe from a kill, with their pack or within seconds. A pack is of one slide, so slides
+        had better come one after the other. Raises InputError for vectors that are not finite in float16, and Ds2cError
+        when a disk is full; what was committed stays.
         """
         names = _named(keys)
         if vectors.shape != (len(names), self._cache.dimension):
@@ -277,6 +294,10 @@ class Writer:
                 f"{broken:,} of {len(names):,} embeddings hold values that are NaN or too large for float16",
                 "Check the encoder's weights, or embed with `--precision fp32`.",
             )
+        if slide != self._slide:
+            if self._waiting:
+                self._commit(close=True)
+            self._slide = slide
         for start in range(0, len(names), GROUP):
             part = slice(start, start + GROUP)
             self._waiting.append((names[part], stored[part]))
@@ -284,8 +305,10 @@ class Writer:
             behind = time.monotonic() - self._committed
             if sum(len(waiting) for waiting, _ in self._waiting) >= PACK or behind >= BEHIND_SECONDS:
                 self._commit()
-            if self._segment and (self._segment.bytes >= SEGMENT_BYTES or self._segment.age >= SEGMENT_SECONDS):
+            segment = self._segment
+            if segment and (segment.bytes >= self._most_bytes or segment.age >= self._seconds):
                 self.publish()
+                self._seconds = min(2 * self._seconds, self._most_seconds)
 
     def publish(self) -> None:
         """Make all that was appended visible to every reader; without anything to publish, there is no segment."""
@@ -299,15 +322,34 @@ class Writer:
                 segment.publish(self._cache.folder, self._cache.dimension)
                 self._cache.refresh()
 
-    def _commit(self) -> None:
-        """Write what waits in one transaction; a last pack that is not full is written again when it has grown."""
+    def _commit(self, close: bool = False) -> None:
+        """Write what waits in one transaction; a last pack that is not full is written again when it has grown, unless
+        it is closed."""
         names, vectors = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         if self._segment is None:
             self._segment = PrivateSegment.create(self._home)
-        self._segment.put(names, vectors)
-        full = len(names) // PACK * PACK
+        self._segment.put(self._slide, names, vectors, close)
+        full = len(names) if close else len(names) // PACK * PACK
         self._waiting = [(names[full:], vectors[full:])] if full < len(names) else []
         self._committed = time.monotonic()
+
+
+def listing(folder: Path) -> tuple[dict[str, set[int]], set[str], set[str]]:
+    """Names of an encoder's segments: the packs marked damaged of each, those marked replaced, and all published."""
+    damaged: dict[str, set[int]] = {}
+    replaced: set[str] = set()
+    with suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if mark := MARK.fullmatch(name):
+                if mark[2]:
+                    damaged.setdefault(mark[1], set()).add(int(mark[2]))
+                else:
+                    replaced.add(mark[1])
+    published: set[str] = set()
+    # Listed after the marks: whoever replaces a segment publishes the new one before the mark.
+    with suppress(FileNotFoundError):
+        published = {name for name in os.listdir(folder) if name.startswith("seg-") and name.endswith(".mdb")}
+    return damaged, replaced, published
 
 
 def _named(keys: Sequence[bytes]) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def plan(
     lacking = []
     for block, held in zip(mine, np.split(absent, ends)[:-1], strict=True):
         if len(rows := np.flatnonzero(held)):
-            lacking.append(replace(block, boxes=block.boxes[rows], keys=[block.keys[row] for row in rows]))
+            lacking.append(block.only(rows))
     return lacking, len(absent)
 
 
@@ -136,6 +136,32 @@ def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, enco
         f"Run `ds2c embed {' '.join(encoder['samples'])} --encoder {name} --shard {left[0]}`"
         + (", then the others." if len(left) > 1 else "."),
     )
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Tiles of a sample, pixel boxes (n, 3), that a cache lacks, and the command that encodes them."""
+
+    sample: str
+    encoder: str
+    boxes: np.ndarray
+    command: str
+
+
+def to_encode_again(project: Project, cache_root: Path, fingerprints: Collection[str]) -> list[Lacking]:
+    """What the cache lacks of the samples that the project had embedded with these encoders."""
+    lacking = []
+    for entry in project.embeddings():
+        if entry["fingerprint"] not in fingerprints:
+            continue
+        about = entry["description"]
+        cache = Cache(cache_root, entry["fingerprint"], about["dimension"])
+        for sample in project.samples(entry["samples"]):
+            if blocks := plan([sample], cache, about["tile_px"])[0]:
+                boxes = np.concatenate([block.boxes for block in blocks])
+                command = f"ds2c embed {sample.name} --encoder {about['encoder']}"
+                lacking.append(Lacking(sample.name, about["encoder"], boxes, command))
+    return lacking
 
 
 def tiles_of(sample: Sample, tile_px: int) -> tuple[np.ndarray, list[bytes]]:
@@ -164,6 +190,7 @@ def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: Mapp
 
 def _tell(done: Embedded, spent: Spent) -> None:
     done.encoded, done.batch_size = spent.tiles, spent.batch_size
+    done.cached += spent.found
     done.read_seconds, done.encode_seconds, done.write_seconds = spent.read, spent.encode, spent.write
     done.rate = spent.tiles / spent.wall if spent.tiles else None
 

@@ -9,8 +9,10 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
@@ -25,9 +27,11 @@ from .encoders.specification import Specification
 from .errors import Ds2cError, InputError, Stopped
 from .io.slides import Slide, crop_block, open_slide
 from .progress import Progress
+from .segments import SlideName
 
 MAX_READERS = 8  # threads; benchmarks/crops.py
 BATCH_BYTES = 128 << 20  # pixels of a batch at most, however large its tiles
+LOOK_SECONDS = 5.0  # between two looks at what others have published
 POLL_SECONDS = 1.0  # how often the parent looks whether its processes live
 
 
@@ -41,12 +45,21 @@ class Block:
     boxes: np.ndarray
     keys: list[bytes]
 
+    def only(self, rows: np.ndarray) -> Block:
+        """The same block with these of its tiles."""
+        return replace(self, boxes=self.boxes[rows], keys=[self.keys[row] for row in rows])
+
+
+Named = tuple[SlideName, bytes]
+"""A tile's slide and its key."""
+
 
 @dataclass
 class Spent:
     """What was encoded, and the seconds that the encoder waited for the slide, worked, and waited for the disk."""
 
     tiles: int = 0
+    found: int = 0  # that another process published meanwhile
     read: float = 0.0
     encode: float = 0.0
     write: float = 0.0
@@ -80,24 +93,29 @@ def encode_blocks(
     spent, total = Spent(), sum(len(block.keys) for block in blocks)
     began = perf_counter()
 
-    def collect(keys: list[bytes], vectors: Callable[[], np.ndarray]) -> None:
+    def collect(batch: list[Named], vectors: Callable[[], np.ndarray]) -> None:
         start = perf_counter()
         embeddings = vectors()
         encoded = perf_counter()
-        writer.append(keys, embeddings)
+        first = 0
+        for slide, named in groupby(batch, itemgetter(0)):
+            keys = [key for _, key in named]
+            writer.append(slide, keys, embeddings[first : first + len(keys)])
+            first += len(keys)
         spent.encode += encoded - start
         spent.write += perf_counter() - encoded
-        spent.tiles += len(keys)
+        spent.tiles += len(batch)
         said = f"{spent.tiles / (perf_counter() - began):,.0f} tiles/s"
-        progress("embed", spent.tiles, total, f"{said}, {facts}" if facts else said)
+        progress("embed", spent.tiles + spent.found, total, f"{said}, {facts}" if facts else said)
 
     progress("embed", 0, total, specification.recipe.name)
     with cache.writer(specification.description) as writer:
-        under_way: deque[tuple[list[bytes], Callable[[], np.ndarray]]] = deque()
+        under_way: deque[tuple[list[Named], Callable[[], np.ndarray]]] = deque()
         mark = perf_counter()
-        for keys, tiles in _batches(_read_ahead(blocks, _readers(device), spent.failures), encoder):
+        lacking = _still_lacking(blocks, cache, spent)
+        for batch, tiles in _batches(_read_ahead(lacking, _readers(device), spent.failures), encoder):
             read = perf_counter()
-            under_way.append((keys, encoder.start(encoder.pack(tiles))))
+            under_way.append((batch, encoder.start(encoder.pack(tiles))))
             spent.read += read - mark
             spent.encode += perf_counter() - read
             # While the device works on this batch, the one before is written and the next is read.
@@ -164,6 +182,7 @@ def encode_on_devices(
     together = Spent(wall=perf_counter() - began, batch_size=min(one.batch_size for one in results.values()))
     for one in results.values():
         together.tiles += one.tiles
+        together.found += one.found
         together.failures = {**one.failures, **together.failures}
         for part in ("read", "encode", "write"):  # of all devices, so their mean is comparable with the wall
             setattr(together, part, getattr(together, part) + getattr(one, part) / len(results))
@@ -262,22 +281,36 @@ def _open_checked(path: Path, fingerprint: str, sample: str) -> Slide:
     return slide
 
 
+def _still_lacking(blocks: Iterable[Block], cache: Cache, spent: Spent) -> Iterator[Block]:
+    """The blocks less the tiles that others have published since the work was planned, counted in `spent.found`."""
+    looked = perf_counter()
+    for block in blocks:
+        if perf_counter() - looked > LOOK_SECONDS:
+            cache.refresh()
+            looked = perf_counter()
+        rows = np.flatnonzero(cache.missing(block.keys))
+        spent.found += len(block.keys) - len(rows)
+        if len(rows):
+            yield block.only(rows)
+
+
 def _batches(
     read: Iterator[tuple[Block, list[np.ndarray]]], encoder: Encoder
-) -> Iterator[tuple[list[bytes], list[np.ndarray]]]:
-    """Keys and tiles in batches that span blocks: as many as the encoder takes at once, or as memory should hold."""
-    keys: list[bytes] = []
+) -> Iterator[tuple[list[Named], list[np.ndarray]]]:
+    """Named tiles in batches that span blocks: as many as the encoder takes at once, or as memory should hold."""
+    named: list[Named] = []
     tiles: list[np.ndarray] = []
     size = 0
     for block, crops in read:
+        slide = SlideName(block.fingerprint, str(block.slide))
         for key, crop in zip(block.keys, crops, strict=False):  # a block that could not be read has none
-            keys.append(key)
+            named.append((slide, key))
             tiles.append(crop)
             size += crop.size
-            if len(keys) >= encoder.batch_size or size >= BATCH_BYTES:
-                yield keys, tiles
-                keys, tiles, size = [], [], 0
+            if len(named) >= encoder.batch_size or size >= BATCH_BYTES:
+                yield named, tiles
+                named, tiles, size = [], [], 0
         # A crop is a view of its block: what waits for the next batch must not keep the block alive.
         tiles = [tile.copy() for tile in tiles]
-    if keys:
-        yield keys, tiles
+    if named:
+        yield named, tiles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import secrets
 import struct
@@ -12,10 +13,12 @@ import threading
 import time
 import weakref
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 import numpy as np
@@ -26,7 +29,10 @@ from .project import replacing, write_json
 PACK = 256  # vectors a pack: large enough to read in one go, small enough to lose
 MAP_SIZE = 1 << 34  # address space of a private segment, never reached: it is published long before
 PACK_NUMBER = struct.Struct(">I")  # big-endian, so that packs lie in order
-PACK_HEADER = struct.Struct("<III")  # crc32 of all that follows it, vectors, dimension
+PACK_HEADER = struct.Struct("<IIII")  # crc32 of all that follows it, vectors, dimension, bytes of the slide's name
+PAGE = 4096  # LMDB's smallest page; larger ones begin at its multiples too
+PAGE_HEADER = struct.Struct("<QHHI")  # of an overflow page: number, padding, flags, pages
+OVERFLOW = 0x04
 KEY = np.dtype("V16")
 WHERE = np.dtype([("pack", "<u4"), ("row", "<u2")])
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -39,6 +45,21 @@ CORRUPT = (
     lmdb.CursorFullError,
     lmdb.NotFoundError,
 )
+
+
+class SlideName(NamedTuple):
+    """Whose tiles a pack holds: the slide's fingerprint, and its path when they were embedded, for people."""
+
+    fingerprint: str
+    path: str
+
+
+class Pack(NamedTuple):
+    """A sound pack of one slide: keys (n,) and float16 vectors (n, dimension)."""
+
+    slide: SlideName
+    names: np.ndarray
+    vectors: np.ndarray
 
 
 class Segment:
@@ -63,12 +84,23 @@ class Segment:
 
     def read(self, pack: int, names: np.ndarray, rows: np.ndarray, dimension: int) -> np.ndarray:
         """The vectors (n, dimension) in these rows of a pack; raises ValueError unless they are those of the keys."""
-        environment = self._open()
-        with environment.begin(db=self._packs) as transaction:
-            stored, vectors = _unpack(transaction.get(PACK_NUMBER.pack(pack), b""), dimension)
+        _, stored, vectors = self.pack(pack, dimension)
         if rows.max() >= len(stored) or (stored[rows] != names).any():
             raise ValueError("the index points to other vectors")
         return vectors[rows]
+
+    def pack(self, number: int, dimension: int) -> Pack:
+        """One pack, checked."""
+        environment = self._open()
+        with environment.begin(db=self._packs) as transaction:
+            return _unpack(transaction.get(PACK_NUMBER.pack(number), b""), dimension)
+
+    def packs(self, dimension: int) -> Iterator[tuple[int, Pack]]:
+        """Every pack and its number, in order; a ValueError or lmdb.Error at the first that is damaged."""
+        environment = self._open()
+        with environment.begin(db=self._packs) as transaction:
+            for number, value in transaction.cursor():
+                yield PACK_NUMBER.unpack(number)[0], _unpack(value, dimension)
 
     def _open(self) -> lmdb.Environment:
         with _OPENING:
@@ -140,16 +172,17 @@ class PrivateSegment:
         """Seconds since it was begun."""
         return time.monotonic() - self._began
 
-    def put(self, names: np.ndarray, vectors: np.ndarray) -> None:
+    def put(self, slide: SlideName, names: np.ndarray, vectors: np.ndarray, close: bool = False) -> None:
         """Commit keys (n,) and float16 vectors (n, dimension) in one transaction, after the packs already full.
 
-        Raises Ds2cError when the disk is full; what was committed before stays.
+        A last pack that is not full is written anew by the next `put`, unless this one says `close`. Raises Ds2cError
+        when the disk is full; what was committed before stays.
         """
-        packs = [_pack(names[i : i + PACK], vectors[i : i + PACK]) for i in range(0, len(names), PACK)]
+        packs = [_pack(slide, names[i : i + PACK], vectors[i : i + PACK]) for i in range(0, len(names), PACK)]
         with writing_to(self.path.parent), self._environment.begin(db=self._packs, write=True) as transaction:
             for number, pack in enumerate(packs, self._full):
                 transaction.put(PACK_NUMBER.pack(number), pack)
-        self._full += len(names) // PACK
+        self._full += len(packs) if close else len(names) // PACK
         self.bytes += sum(map(len, packs))
 
     def publish(self, folder: Path, dimension: int) -> int:
@@ -160,15 +193,20 @@ class PrivateSegment:
         try:
             final = folder / self.path.name
             with writing_to(self.path.parent):
-                tiles = 0 if final.exists() else self._write_index(dimension)
-            if tiles:
+                held = Counter[SlideName]() if final.exists() else self._write_index(dimension)
+            if tiles := held.total():
                 with writing_to(folder), replacing(final) as part:
                     with part.open("wb") as file:
                         self._environment.copyfd(file.fileno(), compact=True)
                     with part.open("rb") as file:
                         digest = hashlib.file_digest(file, "sha256").hexdigest()
-                    created = datetime.now(UTC).isoformat(timespec="seconds")
-                    about = {"tiles": tiles, "bytes": part.stat().st_size, "sha256": digest, "created": created}
+                    about = {
+                        "tiles": tiles,
+                        "bytes": part.stat().st_size,
+                        "sha256": digest,
+                        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                        "slides": [{**slide._asdict(), "tiles": count} for slide, count in sorted(held.items())],
+                    }
                     write_json(final.with_suffix(".json"), about)
                 with suppress(OSError):  # a filesystem without modes
                     final.chmod(0o444)
@@ -178,22 +216,48 @@ class PrivateSegment:
             self._environment.close()
             os.close(self._lock)
 
-    def _write_index(self, dimension: int) -> int:
-        """Index the sound packs, once and sorted, which fills its pages; how many tiles."""
+    def _write_index(self, dimension: int) -> Counter[SlideName]:
+        """Index the sound packs, once and sorted, which fills its pages; how many tiles of each slide."""
         with self._environment.begin(write=True) as transaction:
             names, places = [np.empty(0, KEY)], [np.empty(0, WHERE)]
+            slides: dict[int, SlideName] = {}
             for number, value in transaction.cursor(self._packs):
                 with suppress(ValueError):
-                    stored, _ = _unpack(value, dimension)
+                    slide, stored, _ = _unpack(value, dimension)
                     place = np.empty(len(stored), WHERE)
                     place["pack"], place["row"] = PACK_NUMBER.unpack(number)[0], np.arange(len(stored))
                     names.append(stored)
                     places.append(place)
+                    slides[int(place["pack"][0])] = slide
             unique, first = np.unique(np.concatenate(names), return_index=True)
-            where = np.concatenate(places)[first].view("V6")
+            where = np.concatenate(places)[first]
             transaction.drop(self._index, delete=False)  # of a writer killed after this and before the copy
-            transaction.cursor(self._index).putmulti(zip(unique.tolist(), where.tolist(), strict=True), append=True)
-        return len(unique)
+            pairs = zip(unique.tolist(), where.view("V6").tolist(), strict=True)
+            transaction.cursor(self._index).putmulti(pairs, append=True)
+        held = Counter[SlideName]()
+        for pack, count in zip(*np.unique(where["pack"], return_counts=True), strict=True):
+            held[slides[int(pack)]] += int(count)
+        return held
+
+
+def salvage(path: Path, dimension: int) -> Iterator[Pack]:
+    """Every pack in a damaged segment that its checksum proves sound, found page by page without LMDB's tree.
+
+    LMDB lays a value of more than half a page on consecutive pages of their own, after one 16-byte header; so all but
+    packs of a few small vectors are found (lmdb.h, MDB_page).
+    """
+    size = path.stat().st_size
+    if not size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as held:
+        for start in range(0, size - PAGE_HEADER.size - PACK_HEADER.size, PAGE):
+            _, _, flags, _ = PAGE_HEADER.unpack_from(held, start)
+            begin = start + PAGE_HEADER.size
+            _, count, wide, named = PACK_HEADER.unpack_from(held, begin)
+            if flags == OVERFLOW and wide == dimension and 0 < count <= PACK:
+                length = PACK_HEADER.size + count * (KEY.itemsize + 2 * wide) + named
+                with suppress(ValueError):
+                    yield _unpack(held[begin : begin + length], dimension)
 
 
 def _environment(path: Path, readonly: bool) -> lmdb.Environment:
@@ -218,22 +282,24 @@ def _environment(path: Path, readonly: bool) -> lmdb.Environment:
     return environment
 
 
-def _pack(names: np.ndarray, vectors: np.ndarray) -> bytes:
-    """A checked pack: header, keys (n,), float16 vectors (n, dimension)."""
-    body = PACK_HEADER.pack(0, *vectors.shape)[4:] + names.tobytes() + vectors.tobytes()
+def _pack(slide: SlideName, names: np.ndarray, vectors: np.ndarray) -> bytes:
+    """A checked pack: header, keys (n,), float16 vectors (n, dimension), the slide's fingerprint, a 0 and its path."""
+    named = os.fsencode("\0".join(slide))
+    body = PACK_HEADER.pack(0, *vectors.shape, len(named))[4:] + names.tobytes() + vectors.tobytes() + named
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def _unpack(value: bytes, dimension: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys (n,) and vectors (n, dimension) of a pack; raises ValueError when it is damaged."""
+def _unpack(value: bytes, dimension: int) -> Pack:
+    """What a pack holds; raises ValueError when it is damaged."""
     if len(value) < PACK_HEADER.size:
         raise ValueError("a pack is cut off")
-    checksum, count, wide = PACK_HEADER.unpack_from(value)
+    checksum, count, wide, named = PACK_HEADER.unpack_from(value)
     if wide != dimension or zlib.crc32(memoryview(value)[4:]) != checksum:
         raise ValueError("a pack does not match its checksum")
     names = np.frombuffer(value, KEY, count, PACK_HEADER.size)
     vectors = np.frombuffer(value, "<f2", count * wide, PACK_HEADER.size + names.nbytes)
-    return names, vectors.reshape(count, wide)
+    slide = SlideName(*os.fsdecode(value[len(value) - named :]).split("\0"))
+    return Pack(slide, names, vectors.reshape(count, wide))
 
 
 def _ulid() -> str:

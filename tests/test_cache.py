@@ -25,9 +25,10 @@ from ds2c_cli import cache as module
 from ds2c_cli import segments as on_disk
 from ds2c_cli.cache import Cache, Damage, MissingEmbeddings, default_root, tile_keys
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
-from ds2c_cli.segments import PACK
+from ds2c_cli.segments import PACK, SlideName
 
 DIMENSION = 24
+SLIDE = SlideName("slide", "/data/slide.tif")
 ABOUT = {"encoder": "phikon-v2", "dimension": DIMENSION}
 PROCESSES = multiprocessing.get_context("fork")
 
@@ -65,7 +66,7 @@ def filled(root: Path, n: int, start: int = 0) -> Cache:
     """A cache to which a writer has just added a segment of n tiles."""
     cache = opened(root)
     with cache.writer(ABOUT) as writer:
-        writer.append(tiles(n, start), embeddings(n, start))
+        writer.append(SLIDE, tiles(n, start), embeddings(n, start))
     return cache
 
 
@@ -162,7 +163,7 @@ def test_round_trip(sizes: list[int], dimension: int, seed: int) -> None:
         vectors = np.random.default_rng(seed).normal(size=(n, dimension)).astype(np.float32)
         with cache.writer({}) as writer:
             for size in sizes:
-                writer.append(tiles(size, start), vectors[start : start + size])
+                writer.append(SLIDE, tiles(size, start), vectors[start : start + size])
                 start += size
         assert writer.tiles == n
         assert not cache.missing(tiles(n)).any()
@@ -213,7 +214,7 @@ def test_vectors_that_float16_cannot_hold_are_refused(root: Path) -> None:
     vectors[1, 3], vectors[2, 0], vectors[4, 1] = np.nan, 1e6, -np.inf
     writer = cache.writer(ABOUT)
     with pytest.raises(InputError, match="3 of 5 embeddings hold values that are NaN or too large for float16"):
-        writer.append(tiles(5), vectors)
+        writer.append(SLIDE, tiles(5), vectors)
     writer.publish()
     assert cache.missing(tiles(5)).all()
     assert not segments(root)
@@ -221,7 +222,7 @@ def test_vectors_that_float16_cannot_hold_are_refused(root: Path) -> None:
 
 def test_vectors_of_another_dimension_are_refused(root: Path) -> None:
     with opened(root).writer(ABOUT) as writer, pytest.raises(ValueError, match="dimension 24"):
-        writer.append(tiles(5), embeddings(5, dimension=23))
+        writer.append(SLIDE, tiles(5), embeddings(5, dimension=23))
 
 
 # Segments
@@ -240,7 +241,7 @@ def test_what_a_segment_says_of_itself(root: Path) -> None:
 
 def test_no_vectors_no_segment(root: Path, scratch: Path) -> None:
     with opened(root).writer(ABOUT) as writer:
-        writer.append([], np.empty((0, DIMENSION)))
+        writer.append(SLIDE, [], np.empty((0, DIMENSION)))
     assert not segments(root)
     assert not private(scratch)
 
@@ -257,8 +258,8 @@ def test_two_writers_at_once_may_overlap(root: Path) -> None:
     cache, other = opened(root), opened(root)
     with cache.writer(ABOUT) as first, other.writer(ABOUT) as second:
         for start in range(0, 1000, 100):
-            first.append(tiles(100, start), embeddings(100, start))
-            second.append(tiles(100, start + 500), embeddings(100, start + 500))
+            first.append(SLIDE, tiles(100, start), embeddings(100, start))
+            second.append(SLIDE, tiles(100, start + 500), embeddings(100, start + 500))
     assert len(segments(root)) == 2
     assert np.array_equal(opened(root).get(tiles(1500)), embeddings(1500))
 
@@ -266,19 +267,17 @@ def test_two_writers_at_once_may_overlap(root: Path) -> None:
 def test_a_key_appended_twice_is_one_tile(root: Path) -> None:
     with opened(root).writer(ABOUT) as writer:
         for _ in range(2):
-            writer.append(tiles(300), embeddings(300))
+            writer.append(SLIDE, tiles(300), embeddings(300))
     assert json.loads(segments(root)[0].with_suffix(".json").read_text())["tiles"] == 300
     assert np.array_equal(opened(root).get(tiles(300)), embeddings(300))
 
 
-@pytest.mark.parametrize("limit", ["SEGMENT_BYTES", "SEGMENT_SECONDS"])
-def test_a_large_or_old_segment_is_published_while_its_writer_goes_on(
-    root: Path, monkeypatch: pytest.MonkeyPatch, limit: str
-) -> None:
-    monkeypatch.setattr(module, limit, 0)
-    with opened(root).writer(ABOUT) as writer:
+@pytest.mark.parametrize("limit", ["bytes", "seconds"])
+def test_a_large_or_old_segment_is_published_while_its_writer_goes_on(root: Path, limit: str) -> None:
+    limits = {"most_bytes": 0} if limit == "bytes" else {"most_seconds": (0.0, 0.0)}
+    with opened(root).writer(ABOUT, **limits) as writer:
         for start in (0, 300, 600):
-            writer.append(tiles(300, start), embeddings(300, start))
+            writer.append(SLIDE, tiles(300, start), embeddings(300, start))
         assert len(segments(root)) == 3
         assert np.array_equal(opened(root).get(tiles(900)), embeddings(900))
     assert len(segments(root)) == 3
@@ -290,7 +289,7 @@ def test_disk_space(root: Path) -> None:
     with cache.writer({}) as writer:
         for start in range(0, 5000, 64):
             n = min(64, 5000 - start)
-            writer.append(tiles(n, start), embeddings(n, start, 224))
+            writer.append(SLIDE, tiles(n, start), embeddings(n, start, 224))
     assert segments(root)[0].stat().st_size / (5000 * 224 * 2) < 1.2
 
 
@@ -323,7 +322,7 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_signal_keeps_what_was_appended(root: Path) -> None:
     def work() -> None:
         with opened(root).writer(ABOUT) as writer:
-            writer.append(tiles(300), embeddings(300))
+            writer.append(SLIDE, tiles(300), embeddings(300))
             raise Stopped(15)
 
     with pytest.raises(Stopped):
@@ -335,7 +334,7 @@ def test_a_killed_writer_loses_at_most_its_last_pack(root: Path, scratch: Path) 
     def work() -> None:
         writer = opened(root).writer(ABOUT)
         for start in range(0, 1000, 100):
-            writer.append(tiles(100, start), embeddings(100, start))
+            writer.append(SLIDE, tiles(100, start), embeddings(100, start))
 
     killed(work)
     assert not segments(root)
@@ -351,7 +350,7 @@ def test_a_killed_writer_loses_at_most_its_last_pack(root: Path, scratch: Path) 
 
     with cache.writer(ABOUT) as writer:  # and the same command goes on from there
         absent = np.flatnonzero(lost)
-        writer.append([keys[i] for i in absent], embeddings(1000)[absent])
+        writer.append(SLIDE, [keys[i] for i in absent], embeddings(1000)[absent])
     assert np.array_equal(cache.get(keys), embeddings(1000))
 
 
@@ -362,7 +361,7 @@ def test_a_killed_slow_writer_loses_seconds(root: Path, monkeypatch: pytest.Monk
     def work() -> None:
         writer = opened(root).writer(ABOUT)
         for start in (0, 3, 6):
-            writer.append(tiles(3, start), embeddings(3, start))
+            writer.append(SLIDE, tiles(3, start), embeddings(3, start))
 
     killed(work)
     assert np.array_equal(opened(root).get(tiles(9)), embeddings(9))
@@ -370,14 +369,14 @@ def test_a_killed_slow_writer_loses_seconds(root: Path, monkeypatch: pytest.Monk
 
 def test_recover_says_how_many(root: Path) -> None:
     cache = opened(root)
-    killed(lambda: opened(root).writer(ABOUT).append(tiles(512), embeddings(512)))
+    killed(lambda: opened(root).writer(ABOUT).append(SLIDE, tiles(512), embeddings(512)))
     assert cache.recover() == 512
     assert cache.recover() == 0
     assert np.array_equal(cache.get(tiles(512)), embeddings(512))
 
 
 def test_another_cache_or_encoder_does_not_adopt_it(root: Path, tmp_path: Path) -> None:
-    killed(lambda: opened(root).writer(ABOUT).append(tiles(512), embeddings(512)))
+    killed(lambda: opened(root).writer(ABOUT).append(SLIDE, tiles(512), embeddings(512)))
     assert Cache(tmp_path / "other", "f1", DIMENSION).recover() == 0
     assert Cache(root, "f2", DIMENSION).recover() == 0
     assert opened(root).missing(tiles(512)).sum() == 0
@@ -385,7 +384,7 @@ def test_another_cache_or_encoder_does_not_adopt_it(root: Path, tmp_path: Path) 
 
 def test_a_living_writer_keeps_its_segment(root: Path) -> None:
     with opened(root).writer(ABOUT) as writer:
-        writer.append(tiles(512), embeddings(512))
+        writer.append(SLIDE, tiles(512), embeddings(512))
         assert opened(root).recover() == 0
         recovered = PROCESSES.Value("i", -1)
 
@@ -411,7 +410,7 @@ def test_a_writer_killed_between_publishing_and_cleaning_up(root: Path, scratch:
 
 def test_a_writer_killed_while_publishing(root: Path, scratch: Path) -> None:
     cache = opened(root)
-    killed(lambda: cache.writer(ABOUT).append(tiles(512), embeddings(512)))
+    killed(lambda: cache.writer(ABOUT).append(SLIDE, tiles(512), embeddings(512)))
     half = cache.folder / f".{private(scratch)[0].name}.123.part"
     half.write_bytes(b"half of it")
     assert cache.recover() == 512
@@ -443,7 +442,7 @@ def test_scratch_full(root: Path) -> None:
     def work() -> None:
         with writer:
             for start in range(0, 10_000, 256):
-                writer.append(tiles(256, start), embeddings(256, start))
+                writer.append(SLIDE, tiles(256, start), embeddings(256, start))
 
     with limited(resource.RLIMIT_FSIZE, 100_000), pytest.raises(Ds2cError, match="the disk is full") as caught:
         work()
@@ -457,7 +456,7 @@ def test_scratch_full(root: Path) -> None:
 def test_cache_full(root: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = opened(root)
     writer = cache.writer(ABOUT)
-    writer.append(tiles(512), embeddings(512))
+    writer.append(SLIDE, tiles(512), embeddings(512))
     segment = cache.folder / private(scratch)[0].name
     monkeypatch.setattr(secrets, "token_hex", lambda _: "0")
     full = cache.folder / f".{segment.name}.{os.getpid()}.0.part"  # where `replacing` writes
@@ -513,7 +512,7 @@ def test_a_damaged_pack_is_found_and_can_be_made_again(root: Path) -> None:
     lost = np.flatnonzero(opened(root).missing(tiles(1000)))  # a later run knows
     assert np.array_equal(lost, np.arange(PACK, 2 * PACK))
     with opened(root).writer(ABOUT) as writer:
-        writer.append([tiles(1000)[i] for i in lost], embeddings(1000)[lost])
+        writer.append(SLIDE, [tiles(1000)[i] for i in lost], embeddings(1000)[lost])
     cache.refresh()
     assert np.array_equal(cache.get(tiles(1000)), embeddings(1000))
     assert len(cache.damaged) == 1

@@ -23,7 +23,7 @@ LAYERS = (
     ("geometry",),
     ("io",),
     ("project",),
-    ("cache", "segments"),
+    ("cache", "segments", "upkeep", "carry"),
     ("encoders", "device"),
     ("models",),
     ("prepare", "embed", "train", "predict", "evaluate", "report", "demo", *STEP_HELPERS),
@@ -40,6 +40,8 @@ MAY_IMPORT = {
     "geometry": {"numpy", "scipy", "shapely"},
     "cache": {"numpy", "lmdb"},
     "segments": {"numpy", "lmdb"},
+    "upkeep": {"numpy", "lmdb"},
+    "carry": {"numpy", "h5py"},
     "console": {"rich"},
 }
 

@@ -244,8 +244,8 @@ def test_batches_are_bounded_in_tiles_and_in_bytes(monkeypatch):
         (Block("a", Path("a"), "", np.zeros((len(c), 3)), [keys[i] for i in c]), [tiles[i] for i in c]) for c in cuts
     ]
     seen = list(pipeline._batches(iter(read), Batching()))
-    assert [key for batch, _ in seen for key in batch] == keys
-    assert all(int(tile[0, 0, 0]) == batch[row][0] for batch, held in seen for row, tile in enumerate(held))
+    assert [key for batch, _ in seen for _, key in batch] == keys
+    assert all(int(tile[0, 0, 0]) == batch[row][1][0] for batch, held in seen for row, tile in enumerate(held))
     assert [len(batch) for batch, _ in seen] == [4, 4, 2, 1, 1, 4, 1]
 
 

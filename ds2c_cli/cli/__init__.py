@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..console import console
 from ..errors import Stopped, UsageError
-from . import demo, embed, encoders, evaluate, predict, prepare, train
+from . import cache, demo, embed, encoders, evaluate, predict, prepare, train
 
 COMMANDS = [
     ("prepare", prepare),
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 for name, module in COMMANDS:
     app.command(name)(module.command)
+app.add_typer(cache.app, name="cache")
 
 
 def _version(asked: bool) -> None:

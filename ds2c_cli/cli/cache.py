@@ -1,0 +1,274 @@
+"""ds2c cache info, verify, merge, prune, export, import: options, one call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..console import console
+from ..errors import InputError, UsageError
+from .options import CacheOption, DebugOption, DryRunOption, JsonOption, ProjectOption
+
+if TYPE_CHECKING:
+    from ..upkeep import Changed
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cache of embeddings.")
+
+WantedOption = Annotated[
+    str, typer.Option("--encoder", metavar="NAME", help="Only this encoder: its name, or how its fingerprint begins.")
+]  # default ""
+GraceOption = Annotated[
+    float,
+    typer.Option(
+        "--grace", metavar="HOURS", help="Delete merged segments after this; 0 where no job is at work.", min=0
+    ),
+]  # default 24
+
+
+@app.command()
+def info(
+    encoder: WantedOption = "",
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """What the cache holds, by encoder and slide."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..upkeep import encoders, holdings
+
+    root = cache or default_root()
+    held = holdings(root, encoder)
+    columns = ("encoder", "fingerprint", "dimension", "slide", "last path", "tiles", "MB", "bytes a tile")
+    rows = [
+        (one.encoder, one.fingerprint[:8], one.dimension, one.slide[:8] or "unknown", one.path or "unknown", one.tiles,
+         one.bytes / 1e6, one.bytes / one.tiles if one.tiles else None)
+        for one in held
+    ]  # fmt: skip
+    console.table(f"{root}", columns, rows)
+    totals = {}
+    for one in encoders(root, encoder):
+        segments, waiting = one.segments(), sum(path.stat().st_size for path in one.replaced())
+        tiles, size = sum(segment.tiles for segment in segments), sum(segment.bytes for segment in segments)
+        totals[one.fingerprint] = {
+            "encoder": one.name, "segments": len(segments), "tiles": tiles, "bytes": size, "bytes_waiting": waiting
+        }  # fmt: skip
+        console.note(
+            f"{one.name}: {tiles:,} tiles in {len(segments):,} segments, {_mb(size)}"
+            + (f", and {_mb(waiting)} that a merge has replaced" if waiting else "")
+        )
+    console.result([root], {"cache": root, "encoders": totals, "holdings": [asdict(one) for one in held]})
+
+
+@app.command()
+def verify(
+    encoder: WantedOption = "",
+    project: ProjectOption = Path(),
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check every checksum; rescue what is sound of a damaged segment and put its file into quarantine."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..embed import to_encode_again
+    from ..project import Project
+    from ..upkeep import verify as verify_cache
+
+    root = cache or default_root()
+    with console.progress() as tell:
+        found = verify_cache(root, encoder, dry_run, tell)
+    damaged = [one for one in found if one.damage]
+    for one in damaged:
+        done = "can be rescued" if dry_run else "are rescued; the file is in quarantine"
+        console.warn(f"{one.encoder}, {one.segment}: {one.damage}; {one.rescued:,} of {one.tiles:,} tiles {done}")
+        for lost in one.lost:
+            console.warn(
+                f"{lost['tiles']:,} tiles of {lost['path'] or lost['slide']} are lost: embed encodes them again"
+            )
+    again = to_encode_again(Project(project), root, {one.fingerprint for one in damaged})
+    for lacking in again:
+        console.hint(
+            f"sample {lacking.sample}: {len(lacking.boxes):,} tiles between x {lacking.boxes[:, 0].min():,} and "
+            f"{lacking.boxes[:, 0].max():,}, y {lacking.boxes[:, 1].min():,} and {lacking.boxes[:, 1].max():,} px are not in the "
+            f"cache; run `{lacking.command}`."
+        )
+    console.note(
+        f"{len(found):,} segments, {sum(one.tiles for one in found):,} tiles: "
+        + (f"{len(damaged):,} damaged" if damaged else "all sound")
+    )
+    lines = [f"{one.segment}: {one.damage}" for one in damaged]
+    console.result(
+        lines, {"segments": [asdict(one) for one in found], "to_encode_again": [asdict(one) for one in again]}
+    )
+
+
+@app.command()
+def merge(
+    encoder: WantedOption = "",
+    grace: GraceOption = 24.0,
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fold small segments into large ones, each tile once; jobs may be at work meanwhile."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..upkeep import merge as merge_cache
+
+    root = cache or default_root()
+    with console.progress() as tell:
+        changed = merge_cache(root, encoder, grace, dry_run, tell)
+    _tell(changed, dry_run, grace)
+    console.result([root], {"encoders": [asdict(one) for one in changed]})
+
+
+@app.command()
+def prune(
+    encoder: WantedOption = "",
+    slide: Annotated[
+        list[str] | None,
+        typer.Option("--slide", metavar="SLIDE", help="Tiles of a slide: how its fingerprint begins."),
+    ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option("--not-in", metavar="PROJECT", help="Tiles of slides that none of these projects has."),
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Segments that were published or merged before.", min=0)
+    ] = None,
+    size: Annotated[
+        float | None, typer.Option("--size", metavar="GB", help="The oldest segments, until so much is left.", min=0)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Delete embeddings: of an encoder, of slides, by age or by size. No job should be using them."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..project import Project
+    from ..upkeep import prune as prune_cache
+    from ..upkeep import selection
+
+    root = cache or default_root()
+    projects = [Project(folder) for folder in known or []]
+    kept = {sample.slide_fingerprint for home in projects for sample in home.samples()}
+    doomed = selection(root, encoder, slide or [], kept if projects else None, older_than, size)
+    planned = prune_cache(root, encoder, doomed, dry_run=True)
+    _tell(planned, dry_run=True)
+    going = sum(one.tiles_removed for one in planned)
+    if going and not dry_run:
+        _confirm(f"Delete {going:,} tiles?", yes)
+        with console.progress() as tell:
+            planned = prune_cache(root, encoder, doomed, progress=tell)
+        _tell(planned)
+    console.result([root], {"encoders": [asdict(one) for one in planned]})
+
+
+@app.command("export")
+def export_command(
+    slide: Annotated[str, typer.Argument(metavar="SLIDE", help="A sample, or how a slide's fingerprint begins.")],
+    encoder: WantedOption = "",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The HDF5 file to write.")] = None,
+    project: ProjectOption = Path(),
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write one slide's embeddings into a single file, to carry to another machine."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..carry import export_slide
+    from ..project import Project
+    from ..upkeep import encoders, holdings
+
+    root, home = cache or default_root(), Project(project)
+    wanted = home.sample(slide).slide_fingerprint if slide in home.sample_names() else slide
+    held = [one for one in holdings(root, encoder) if one.slide.startswith(wanted)]
+    found = sorted({(one.fingerprint, one.slide) for one in held})
+    if len(found) != 1:
+        what = ", ".join(f"{one.encoder} of {one.path}" for one in held) or "none"
+        raise InputError(
+            f"SLIDE and --encoder should choose one slide of one encoder; {slide} chooses {what}",
+            "Look with `ds2c cache info`, and name more of the fingerprint or the --encoder.",
+        )
+    (source,) = encoders(root, found[0][0])
+    path = output or Path(f"{slide}-{source.name.replace('/', '-')}.h5")
+    if dry_run:
+        tiles = sum(one.tiles for one in held)
+        console.note(f"{path}: {tiles:,} tiles of {held[0].path}, about {_mb(sum(one.bytes for one in held))}")
+        console.result([], {"path": path, "encoder": source.name, "tiles": tiles})
+        return
+    with console.progress() as tell:
+        done = export_slide(source, found[0][1], path, tell)
+    console.note(f"{path}: {done.tiles:,} tiles of {held[0].path}, {_mb(path.stat().st_size)}")
+    console.result([path], asdict(done))
+
+
+@app.command("import")
+def import_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of `ds2c cache export`.")],
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Add exported embeddings to the cache."""
+    console.configure(json=json, debug=debug)
+    from ..cache import default_root
+    from ..carry import import_slide
+
+    root = cache or default_root()
+    results = []
+    for path in files:
+        with console.progress() as tell:
+            done = import_slide(root, path, dry_run, tell)
+        console.note(
+            f"{path}: {done.tiles:,} tiles by {done.encoder}, {done.added:,} "
+            + ("would be new" if dry_run else "were new to the cache")
+        )
+        results.append(asdict(done))
+    console.result([root], {"cache": root, "files": results})
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal; elsewhere only --yes will do."""
+    if yes:
+        return
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise UsageError("nobody can be asked before embeddings are deleted", "Add --yes, or --dry-run to look.")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _tell(changed: Sequence[Changed], dry_run: bool = False, grace: float = 0.0) -> None:
+    """A line an encoder."""
+    for one in changed:
+        removed = f", {one.tiles_removed:,} tiles deleted" if one.tiles_removed else ""
+        console.note(
+            f"{one.encoder}: {one.segments_before:,} segments of {_mb(one.bytes_before)} "
+            f"{'would become' if dry_run else 'are now'} {one.segments_after:,} of {_mb(one.bytes_after)}"
+            + removed.replace("deleted", "would go" if dry_run else "deleted")
+        )
+        if one.bytes_waiting:
+            console.note(
+                f"{one.encoder}: {_mb(one.bytes_waiting)} that were merged go with a merge {grace:g} hours later "
+                "(--grace 0 where no job is at work)"
+            )
+        for name in one.skipped:
+            console.warn(f"{one.encoder}, {name} is damaged and was left alone: run `ds2c cache verify`")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
