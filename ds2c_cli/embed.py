@@ -148,15 +148,15 @@ class Lacking:
     command: str
 
 
-def to_encode_again(project: Project, cache_root: Path, fingerprints: Collection[str]) -> list[Lacking]:
-    """What the cache lacks of the samples that the project had embedded with these encoders."""
+def to_encode_again(project: Project, cache_root: Path, lost: Collection[tuple[str, str]]) -> list[Lacking]:
+    """What the cache lacks of the project's samples; `lost` are the fingerprints of encoder and slide to look for."""
     lacking = []
     for entry in project.embeddings():
-        if entry["fingerprint"] not in fingerprints:
-            continue
         about = entry["description"]
         cache = Cache(cache_root, entry["fingerprint"], about["dimension"])
-        for sample in project.samples(entry["samples"]):
+        for sample in map(project.sample, project.sample_names()):
+            if (entry["fingerprint"], sample.slide_fingerprint) not in lost:
+                continue
             if blocks := plan([sample], cache, about["tile_px"])[0]:
                 boxes = np.concatenate([block.boxes for block in blocks])
                 command = f"ds2c embed {sample.name} --encoder {about['encoder']}"

@@ -350,7 +350,8 @@ def _rewrite(
 ) -> list[str]:
     """Publish the tiles of these segments anew, each once and a slide's together, but for those of some slides.
 
-    Returns the names of damaged segments, of which nothing is published. Keys are held in memory (16 bytes a tile), vectors are not.
+    Returns the names of damaged segments, of which nothing is published. Keys are held in memory (16 bytes a tile),
+    vectors are not.
     """
     dimension = encoder.dimension
     entries: list[tuple[SlideName, int, int]] = []  # slide, segment, pack

@@ -45,6 +45,20 @@ def ds2c(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Local scratch of this test alone."""
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where a cache may be made."""
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two generated slides with cells and counts: one/ and two/, 1,024 pixels a side."""

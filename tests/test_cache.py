@@ -33,17 +33,7 @@ ABOUT = {"encoder": "phikon-v2", "dimension": DIMENSION}
 PROCESSES = multiprocessing.get_context("fork")
 
 
-@pytest.fixture(autouse=True)
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Local scratch of this test alone."""
-    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    return tmp_path / "scratch"
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("scratch")
 
 
 def opened(root: Path, dimension: int = DIMENSION) -> Cache:

@@ -89,16 +89,17 @@ def verify(
     for one in damaged:
         done = "can be rescued" if dry_run else "are rescued; the file is in quarantine"
         console.warn(f"{one.encoder}, {one.segment}: {one.damage}; {one.rescued:,} of {one.tiles:,} tiles {done}")
-        for lost in one.lost:
+        for part in one.lost:
             console.warn(
-                f"{lost['tiles']:,} tiles of {lost['path'] or lost['slide']} are lost: embed encodes them again"
+                f"{part['tiles']:,} tiles of {part['path'] or part['slide']} are lost: embed encodes them again"
             )
-    again = to_encode_again(Project(project), root, {one.fingerprint for one in damaged})
+    lost = [] if dry_run else [(one.fingerprint, part["slide"]) for one in damaged for part in one.lost]
+    again = to_encode_again(Project(project), root, lost)
     for lacking in again:
+        (x, y, _), (right, lower, _) = lacking.boxes.min(axis=0), lacking.boxes.max(axis=0)
         console.hint(
-            f"sample {lacking.sample}: {len(lacking.boxes):,} tiles between x {lacking.boxes[:, 0].min():,} and "
-            f"{lacking.boxes[:, 0].max():,}, y {lacking.boxes[:, 1].min():,} and {lacking.boxes[:, 1].max():,} px are not in the "
-            f"cache; run `{lacking.command}`."
+            f"sample {lacking.sample}: {len(lacking.boxes):,} tiles, x {x:,} to {right:,} and y {y:,} to {lower:,} px, "
+            f"are not in the cache; run `{lacking.command}`."
         )
     console.note(
         f"{len(found):,} segments, {sum(one.tiles for one in found):,} tiles: "
