@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import shlex
 import signal
 import sys
 import traceback
@@ -158,7 +159,9 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
         return error.message, error.hint, error.exit_code
     if isinstance(error, Stopped | KeyboardInterrupt):
         exit_code = error.exit_code if isinstance(error, Stopped) else 128 + signal.SIGINT
-        return "stopped; finished work is kept, the same command goes on from there", "", exit_code
+        command = shlex.join(["ds2c", *sys.argv[1:]])
+        name = signal.Signals(exit_code - 128).name
+        return f"stopped by {name}; finished work is kept", f"Go on from there with `{command}`.", exit_code
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
         return f"{error.strerror}{where}", "Look at the path, its permissions and the space left on its disk.", 1

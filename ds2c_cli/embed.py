@@ -107,9 +107,8 @@ def plan(
         before.update(keys)
         for rows in blocks_of(boxes[fresh]):
             at = fresh[rows]
-            whole.append(
-                Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[at], [keys[row] for row in at])
-            )
+            its = [keys[row] for row in at]
+            whole.append(Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[at], its, name=its[0].hex()))
     mine = share(whole, *shard)
     absent = cache.missing([key for block in mine for key in block.keys])
     ends = np.cumsum([len(block.keys) for block in mine], dtype=int)

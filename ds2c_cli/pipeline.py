@@ -9,19 +9,21 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from threading import Lock
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
 import torch
 
 from .cache import Cache
+from .claims import Claims
 from .encoders.encoder import Encoder
 from .encoders.specification import Specification
 from .errors import Ds2cError, InputError, Stopped
@@ -31,7 +33,8 @@ from .segments import SlideName
 
 MAX_READERS = 8  # threads; benchmarks/crops.py
 BATCH_BYTES = 128 << 20  # pixels of a batch at most, however large its tiles
-LOOK_SECONDS = 5.0  # between two looks at what others have published
+PATIENCE_SECONDS, LOOKS = 4.0, 16  # at most, once, and how often it is looked meanwhile
+LOOK_SECONDS = 2.0  # between two looks at what others have published
 POLL_SECONDS = 1.0  # how often the parent looks whether its processes live
 
 
@@ -44,6 +47,7 @@ class Block:
     fingerprint: str  # the slide's, when it was prepared
     boxes: np.ndarray
     keys: list[bytes]
+    name: str  # the same for whoever has this block to do
 
     def only(self, rows: np.ndarray) -> Block:
         """The same block with these of its tiles."""
@@ -105,15 +109,15 @@ def encode_blocks(
         spent.encode += encoded - start
         spent.write += perf_counter() - encoded
         spent.tiles += len(batch)
+        if claims.asked():
+            writer.publish()
         said = f"{spent.tiles / (perf_counter() - began):,.0f} tiles/s"
         progress("embed", spent.tiles + spent.found, total, f"{said}, {facts}" if facts else said)
 
-    progress("embed", 0, total, specification.recipe.name)
-    with cache.writer(specification.description) as writer:
+    def encode(some: Iterable[Block]) -> None:
         under_way: deque[tuple[list[Named], Callable[[], np.ndarray]]] = deque()
         mark = perf_counter()
-        lacking = _still_lacking(blocks, cache, spent)
-        for batch, tiles in _batches(_read_ahead(lacking, _readers(device), spent.failures), encoder):
+        for batch, tiles in _batches(_read_ahead(some, _readers(device), spent.failures), encoder):
             read = perf_counter()
             under_way.append((batch, encoder.start(encoder.pack(tiles))))
             spent.read += read - mark
@@ -124,6 +128,17 @@ def encode_blocks(
             mark = perf_counter()
         while under_way:
             collect(*under_way.popleft())
+
+    progress("embed", 0, total, specification.recipe.name)
+    claims = Claims(cache.folder)
+    with closing(claims), cache.writer(specification.description) as writer:
+        theirs: list[Block] = []
+        encode(_still_lacking(_claimed(blocks, claims, theirs), cache, spent))
+        if theirs:  # begun by other jobs, or by one that was killed
+            writer.publish()
+            claims.ask()
+            _give_time(theirs, cache)
+            encode(_still_lacking(theirs, cache, spent))
         start = perf_counter()
     spent.write += perf_counter() - start  # leaving the writer publishes
     spent.wall, spent.batch_size = perf_counter() - began, encoder.batch_size
@@ -210,7 +225,8 @@ def _on_device(
     batch_size: int,
 ) -> None:
     """The work of one device, in its own process; tells counts, and at the end its `Spent` or its error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent passes on a SIGTERM
+    for each in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(each, signal.SIG_IGN)  # a terminal or SLURM sends it to all; the parent passes on a SIGTERM
     signal.signal(signal.SIGTERM, _stop)
     parent = multiprocessing.parent_process()
 
@@ -281,9 +297,33 @@ def _open_checked(path: Path, fingerprint: str, sample: str) -> Slide:
     return slide
 
 
+def _claimed(blocks: Iterable[Block], claims: Claims, theirs: list[Block]) -> Iterator[Block]:
+    """The blocks that no other job has claimed; the others go to `theirs`."""
+    for block in blocks:
+        if claims.take(block.name):
+            yield block
+        else:
+            theirs.append(block)
+
+
+def _give_time(blocks: Sequence[Block], cache: Cache) -> None:
+    """A moment for other jobs to publish these blocks: encoding them at once would be no faster.
+
+    What a killed job of this machine had committed is published for it.
+    """
+    with suppress(Ds2cError):
+        cache.recover()
+    keys = [key for block in blocks for key in block.keys]
+    for _ in range(LOOKS):
+        cache.refresh()
+        if not cache.missing(keys).any():
+            return
+        sleep(PATIENCE_SECONDS / LOOKS)
+
+
 def _still_lacking(blocks: Iterable[Block], cache: Cache, spent: Spent) -> Iterator[Block]:
-    """The blocks less the tiles that others have published since the work was planned, counted in `spent.found`."""
-    looked = perf_counter()
+    """The blocks less the tiles that have been published since the work was planned, counted in `spent.found`."""
+    looked = 0.0
     for block in blocks:
         if perf_counter() - looked > LOOK_SECONDS:
             cache.refresh()

@@ -19,6 +19,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from . import claims
 from .cache import VERSION, Cache, listing
 from .errors import Ds2cError, InputError, UsageError
 from .progress import Progress, silent
@@ -26,7 +27,7 @@ from .segments import CORRUPT, Pack, SlideName, salvage, shared_segment, writing
 
 MERGED_BYTES = 4 << 30  # of a merged segment
 GRACE_HOURS = 24.0  # merged segments are deleted after this, when no job reads them any more
-PART_SECONDS = 86_400.0  # what a killed publisher left half copied is litter after a day
+LITTER_SECONDS = 86_400.0  # what a killed job left half copied, or claimed, is litter after a day
 QUARANTINE = "quarantine"
 NOBODY = SlideName("", "")
 
@@ -404,15 +405,15 @@ def _changed(encoder: Encoder, before: Sequence[Stored], skipped: list[str]) -> 
 
 
 def _sweep(encoder: Encoder, grace_hours: float) -> None:
-    """Delete the segments that have been replaced for long enough, and what killed publishers left half copied."""
+    """Delete the segments that have been replaced for long enough, and the litter of killed jobs."""
     now = time.time()
     for path, since in encoder.replaced().items():
         if now - since >= 3600 * grace_hours:
             delete(path)
-    for part in encoder.folder.glob(".*.part"):
+    for litter in (*encoder.folder.glob(".*.part"), *encoder.folder.glob(f"{claims.FOLDER}/*")):
         with suppress(OSError):
-            if now - part.stat().st_mtime >= PART_SECONDS:
-                part.unlink()
+            if now - litter.stat().st_mtime >= LITTER_SECONDS:
+                litter.unlink()
 
 
 def _stored(path: Path) -> Stored:

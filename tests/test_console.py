@@ -307,11 +307,18 @@ class TestFailure:
         assert capsys.readouterr().err.startswith("error: the machine ran out of memory\nhint: ")
 
     @pytest.mark.parametrize("error", [Stopped(signal.SIGINT), KeyboardInterrupt()])
-    def test_a_stop_is_no_error(
-        self, console: Console, capsys: pytest.CaptureFixture[str], error: BaseException
+    def test_a_stop_is_no_error_and_says_how_to_go_on(
+        self,
+        console: Console,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        error: BaseException,
     ) -> None:
+        monkeypatch.setattr(sys, "argv", ["/venv/bin/ds2c", "embed", "--cache", "/my data"])
         assert console.fail(error) == 130
-        expected = "stopped; finished work is kept, the same command goes on from there\n"
+        expected = (
+            "stopped by SIGINT; finished work is kept\nhint: Go on from there with `ds2c embed --cache '/my data'`.\n"
+        )
         assert capsys.readouterr() == ("", expected)
 
     def test_an_unknown_exception_is_a_bug_on_one_line(self) -> None:
@@ -389,14 +396,17 @@ class TestSignals:
         body = "try:\n    console.note('ready')\n    time.sleep(30)\nexcept Exception:\n    console.note('swallowed')"
         code, stdout, stderr = self.stop(body, signum, words=("--json",))
         assert code == 128 + signum
-        assert stderr == "stopped; finished work is kept, the same command goes on from there\n"
-        assert json.loads(stdout) == {"error": stderr.strip(), "hint": "", "exit_code": 128 + signum}
+        message, hint = stderr.splitlines()
+        assert message == f"stopped by {signum.name}; finished work is kept"
+        assert json.loads(stdout) == {
+            "error": message, "hint": hint.removeprefix("hint: "), "exit_code": 128 + signum
+        }  # fmt: skip
 
     def test_a_stop_whose_cleanup_fails_is_still_a_stop(self) -> None:
         body = "try:\n    console.note('ready')\n    time.sleep(30)\nfinally:\n    raise RuntimeError('worker died')"
         code, _, stderr = self.stop(body, signal.SIGUSR2)
         assert code == 128 + signal.SIGUSR2
-        assert stderr.startswith("stopped; ")
+        assert stderr.startswith("stopped by SIGUSR2; ")
 
     CLEAN_UP = """
         try:
@@ -411,7 +421,7 @@ class TestSignals:
     def test_cleaning_up_is_not_interrupted_by_a_second_term(self) -> None:
         code, _, stderr = self.stop(self.CLEAN_UP.replace("SECONDS", "0.3"), signal.SIGUSR2, signal.SIGTERM)
         assert code == 128 + signal.SIGUSR2
-        assert stderr.startswith("cleaned up\nstopped; ")
+        assert stderr.startswith("cleaned up\nstopped by SIGUSR2; ")
 
     def test_a_second_interrupt_kills_at_once(self) -> None:
         code, _, stderr = self.stop(self.CLEAN_UP.replace("SECONDS", "30"), signal.SIGINT, signal.SIGINT)
@@ -545,7 +555,7 @@ class TestProgress:
         code, _, screen = on_terminal(probe(body))
         assert code == 143
         assert "\x1b[?25h" in screen
-        assert "stopped; finished work is kept" in screen
+        assert "stopped by SIGTERM; finished work is kept" in screen
 
     def test_silence_is_a_progress(self, capsys: pytest.CaptureFixture[str]) -> None:
         silent("embed", 1, 2)

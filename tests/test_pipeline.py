@@ -114,7 +114,8 @@ def test_a_process_that_dies_is_noticed(project, tmp_path, monkeypatch):
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 7))
 def test_shares_are_the_whole_without_overlap_and_even(sizes, count):
     blocks = [
-        Block("a", Path("a"), "", np.zeros((n, 3), int), [bytes([i, j]) for j in range(n)]) for i, n in enumerate(sizes)
+        Block("a", Path("a"), "", np.zeros((n, 3), int), [bytes([i, j]) for j in range(n)], "")
+        for i, n in enumerate(sizes)
     ]
     parts = [share(blocks, index, count) for index in range(count)]
     assert [block for part in parts for block in part] == blocks  # in order, each in one
@@ -241,7 +242,8 @@ def test_batches_are_bounded_in_tiles_and_in_bytes(monkeypatch):
     keys = [bytes([row]) for row in range(len(tiles))]
     cuts = np.split(np.arange(len(tiles)), [3, 5, 14])
     read = [
-        (Block("a", Path("a"), "", np.zeros((len(c), 3)), [keys[i] for i in c]), [tiles[i] for i in c]) for c in cuts
+        (Block("a", Path("a"), "", np.zeros((len(c), 3)), [keys[i] for i in c], ""), [tiles[i] for i in c])
+        for c in cuts
     ]
     seen = list(pipeline._batches(iter(read), Batching()))
     assert [key for batch, _ in seen for _, key in batch] == keys
@@ -251,7 +253,7 @@ def test_batches_are_bounded_in_tiles_and_in_bytes(monkeypatch):
 
 def test_tiles_that_wait_for_their_batch_do_not_hold_their_block():
     region = np.zeros((2048, 2048, 3), np.uint8)
-    block = Block("a", Path("a"), "", np.zeros((3, 3)), [b"1", b"2", b"3"])
+    block = Block("a", Path("a"), "", np.zeros((3, 3)), [b"1", b"2", b"3"], "")
     crops = [region[:10, :10], region[5:15, :10], region[:10, 5:15]]
     ((_, tiles),) = pipeline._batches(iter([(block, crops)]), Batching())
     assert not any(np.shares_memory(tile, region) for tile in tiles)
@@ -261,7 +263,7 @@ def test_readers_are_only_a_few_blocks_ahead(monkeypatch):
     started = []
     monkeypatch.setattr(pipeline, "_open_checked", lambda *_: None)
     monkeypatch.setattr(pipeline, "crop_block", lambda slide, boxes: started.append(1) or [])
-    blocks = [Block("a", Path("a"), "", np.zeros((0, 3)), []) for _ in range(50)]
+    blocks = [Block("a", Path("a"), "", np.zeros((0, 3)), [], "") for _ in range(50)]
     for taken, _ in enumerate(pipeline._read_ahead(blocks, 3, {})):
         assert len(started) <= taken + 1 + 3 + 1
     assert len(started) == 50
