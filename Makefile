@@ -20,6 +20,7 @@ lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck examples/*.sh examples/slurm/*
 
 format: $(VENV)/installed-for-tests
 	$(BIN)/ruff check --fix .
@@ -31,7 +32,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed
-	$(PIP) install --constraint constraints.txt --editable '.[test]'
+	$(PIP) install --constraint constraints.txt --editable '.[cluster,test]'
 	touch $@
 
 clean:

@@ -263,8 +263,9 @@ def test_raw_slides_to_predictions_with_snakemake(sheet: Path, tmp_path: Path) -
 def test_raw_slides_to_predictions_with_snakemake_on_slurm(here: dict[str, str], sheet: Path, tmp_path: Path) -> None:
     project = tmp_path / "project"
     words = ["--directory", tmp_path, "--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue",
-             "--seconds-between-status-checks", 3, "--default-resources", "slurm_partition=main",
-             "slurm_account=none", "mem_mb=2000", "runtime=30", "--latency-wait", 5]  # fmt: skip
+             "--slurm-array-jobs", "all", "--slurm-init-seconds-before-status-checks", 2,
+             "--seconds-between-status-checks", 2, "--latency-wait", 5, "--default-resources", "slurm_partition=main",
+             "slurm_account=none", "mem_mb=2000", "runtime=30"]  # fmt: skip
     said = snakemake(workspace(here, tmp_path), sheet, project, *words, timeout=600)
     assert "slurm" in said.lower()
     check_predictions(project)

@@ -1,0 +1,196 @@
+"""Jobs that fill one cache at once: they divide the work, none waits, and a dead one costs nothing but order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ds2c_cli import claims as module
+from ds2c_cli import pipeline
+from ds2c_cli.cache import Cache
+from ds2c_cli.claims import Claims
+from ds2c_cli.embed import Embedded, embed, tiles_of
+from ds2c_cli.prepare import Sources, prepare
+from ds2c_cli.project import Project
+from ds2c_cli.settings import Embedding, Geometry
+from ds2c_cli.upkeep import holdings, merge, verify
+
+pytestmark = pytest.mark.usefixtures("scratch")
+COLOUR = Embedding(encoder="colour")
+
+
+@pytest.fixture
+def project(painted: Path, tmp_path: Path) -> Project:
+    home = Project(tmp_path / "project")
+    for name in ("one", "two"):
+        sources = Sources(painted / name / "slide.tif", str(painted / name / "cells.parquet"))
+        prepare(home, sources, Geometry(membership="centroid"), name, name, "test")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+
+
+def blocks_claimed(cache: Path) -> list[Path]:
+    return [path for path in cache.rglob("claims/*") if path.name != module.ASKED]
+
+
+def run(project: Project, cache: Path, *samples: str) -> Embedded:
+    return embed(project, COLOUR, cache, samples, device="cpu")
+
+
+# Claims
+
+
+def test_a_block_is_claimed_once(tmp_path: Path) -> None:
+    mine, theirs = Claims(tmp_path), Claims(tmp_path)
+    assert mine.take("a")
+    assert not theirs.take("a")
+    assert theirs.take("b")
+    mine.close()
+    assert theirs.take("a")
+
+
+def test_closing_withdraws_only_ones_own(tmp_path: Path) -> None:
+    mine, theirs = Claims(tmp_path), Claims(tmp_path)
+    mine.take("a")
+    theirs.take("b")
+    mine.close()
+    assert [path.name for path in blocks_claimed(tmp_path)] == ["b"]
+
+
+def test_an_old_claim_is_a_dead_jobs(tmp_path: Path) -> None:
+    mine, theirs = Claims(tmp_path), Claims(tmp_path)
+    mine.take("a")
+    long_ago = time.time() - 2 * module.STALE_SECONDS
+    os.utime(tmp_path / "claims" / "a", (long_ago, long_ago))
+    assert theirs.take("a")
+    assert not Claims(tmp_path).take("a")
+
+
+def test_who_asks_is_heard_once_and_not_by_oneself(tmp_path: Path) -> None:
+    mine, theirs = Claims(tmp_path), Claims(tmp_path)
+    assert not mine.asked()
+    theirs.ask()
+    assert mine.asked()
+    assert not mine.asked()
+    assert not theirs.asked()
+    assert not Claims(tmp_path).asked()  # asked before this job began
+
+
+def test_a_folder_that_cannot_hold_claims_does_not_stop_the_work(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    (tmp_path / "claims").rmdir()
+    assert claims.take("a")
+    claims.ask()
+    assert not claims.asked()
+    claims.close()
+
+
+# Jobs
+
+
+def test_claims_are_withdrawn_at_the_end(project: Project, tmp_path: Path) -> None:
+    done = run(project, tmp_path / "cache")
+    assert done.encoded == done.tiles
+    assert not blocks_claimed(tmp_path / "cache")
+
+
+def test_what_a_dead_job_had_claimed_is_done_at_the_end(project: Project, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run(project, tmp_path / "other")
+    claims = Claims(cache / "v1" / next((tmp_path / "other" / "v1").iterdir()).name)
+    for sample in project.samples():
+        _, keys = tiles_of(sample, 0)
+        for key in keys:
+            claims.take(key.hex())  # whichever names the block
+    done = run(project, cache)
+    assert done.encoded == done.tiles
+    assert done.cached == 0
+
+
+def test_what_others_publish_meanwhile_is_not_encoded_again(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another job publishes the second slide while this one is at the first."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(pipeline, "LOOK_SECONDS", 0.0)
+    other: list[Embedded] = []
+
+    def meanwhile(stage: str, done: int, total: int, facts: str = "") -> None:
+        if not other:
+            other.append(Embedded("", "", 0))
+            other[0] = run(project, cache, "two")
+
+    monkeypatch.setattr(pipeline, "_readers", lambda device: 0)
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Lazily)
+    done = embed(project, COLOUR, cache, ["one", "two"], device="cpu", progress=meanwhile)
+    assert other[0].encoded > 0
+    assert done.encoded + other[0].encoded == done.tiles
+    assert done.cached == other[0].encoded
+
+
+class Lazily:
+    """A pool of no threads: what is submitted is done when its result is asked for."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def submit(self, work, *args):
+        return type("Later", (), {"result": lambda self: work(*args)})()
+
+    def shutdown(self, cancel_futures: bool) -> None: ...
+
+
+def test_one_that_is_asked_publishes_at_once(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    seen: list[int] = []
+
+    def ask(stage: str, done: int, total: int, facts: str = "") -> None:
+        if 0 < done < total:
+            (folder,) = (cache / "v1").iterdir()
+            seen.append(sum(1 for _ in folder.glob("seg-*.mdb")))
+            Claims(folder).ask()
+
+    embed(project, COLOUR, cache, device="cpu", progress=ask)
+    assert seen[0] == 0
+    assert seen[-1] > 0
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_jobs_with_the_same_work_end_with_every_tile_once_or_little_more(
+    project: Project, tmp_path: Path, kill: bool
+) -> None:
+    """Real processes, of which one is killed; `benchmarks/killed.py` does it at length."""
+    cache = tmp_path / "cache"
+    env = os.environ | {"DS2C_CACHE": str(cache), "DS2C_PROJECT": str(project.root), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "scratch").mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "ds2c_cli", "embed", "--encoder", "colour", "--device", "cpu"]
+    jobs = [
+        subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    if kill:
+        end = time.monotonic() + 60
+        while not any(cache.rglob("claims/*")) and time.monotonic() < end:
+            time.sleep(0.01)
+        jobs[0].kill()
+    told = [job.communicate(timeout=120)[1] for job in jobs]
+    assert [job.returncode for job in jobs[1:]] == [0, 0], told
+    reference = run(project, tmp_path / "reference")
+    keys = [key for sample in project.samples() for key in tiles_of(sample, 0)[1]]
+    here, there = (
+        Cache(root, reference.fingerprint, reference.dimension).get(keys) for root in (cache, tmp_path / "reference")
+    )
+    assert np.array_equal(here, there)
+    assert not any(one.damage for one in verify(cache))
+    merge(cache, grace_hours=0)
+    assert sum(one.tiles for one in holdings(cache)) == len(set(keys))
