@@ -9,17 +9,21 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends make \
  && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --uid 1000 --create-home ds2c
+RUN useradd --uid 1000 --create-home ds2c \
+ && mkdir -p /cache /work \
+ && chown 1000 /cache /work
 WORKDIR /opt/ds2c
 COPY --chown=1000 . .
 RUN chown 1000 /opt/ds2c
 USER 1000
 RUN make install
 
-# Bind a project and a cache here: docker run -v $PWD:/work -v $HOME/.cache/ds2c:/cache ds2c embed
+# Bind a project and a cache: docker run --gpus all -v $PWD:/work -v $HOME/.cache/ds2c:/cache ds2c embed
+# As another user than 1000: --user $(id -u):$(id -g). More in docs/cluster.md.
 ENV PATH=/opt/ds2c/.venv/bin:$PATH \
     DS2C_CACHE=/cache \
-    HF_HOME=/cache/huggingface
+    HF_HOME=/cache/huggingface \
+    MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /work
 ENTRYPOINT ["ds2c"]
 CMD ["--help"]
