@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -242,9 +243,9 @@ class Project:
     ) -> None:
         """Remember the encoder that was used, as the latest, its tiles a second where some were encoded, and of which
         samples the work was split into how many shards."""
-        earlier = {entry["fingerprint"]: entry for entry in self.embeddings()}
-        last = earlier.pop(fingerprint, {}).get("tiles_per_second")
+        last = next((e["tiles_per_second"] for e in self.embeddings() if e["fingerprint"] == fingerprint), None)
         entry = {
+            "recorded": time.time(),
             "settings": asdict(settings),
             "fingerprint": fingerprint,
             "description": dict(description),
@@ -252,7 +253,7 @@ class Project:
             "samples": list(samples),
             "shards": shards,
         }
-        write_json(self.root / schema.EMBEDDINGS_FILE, [entry, *earlier.values()])
+        write_json(self.root / schema.EMBEDDINGS_FOLDER / f"{fingerprint}.json", entry)
 
     def embedding(self, wanted: Embedding) -> dict[str, Any]:
         """The encoder to train with: the one asked for if it differs from the default, else the latest used.
@@ -272,5 +273,5 @@ class Project:
 
     def embeddings(self) -> list[dict[str, Any]]:
         """Encoders this project was embedded with, the latest first."""
-        path = self.root / schema.EMBEDDINGS_FILE
-        return json.loads(path.read_text()) if path.exists() else []
+        entries = [json.loads(path.read_text()) for path in self.root.glob(f"{schema.EMBEDDINGS_FOLDER}/*.json")]
+        return sorted(entries, key=lambda entry: entry["recorded"], reverse=True)

@@ -16,7 +16,7 @@ NEIGHBOURS_FILE = "neighbours.npy"
 SPOT_COUNTS_FILE = "spot_counts.h5ad"
 CELL_COUNTS_FILE = "cell_counts.h5ad"
 OVERLAY_FILE = "overlay.png"
-EMBEDDINGS_FILE = "embeddings.json"  # at the top: which encoders the project was embedded with
+EMBEDDINGS_FOLDER = "embeddings"  # a file an encoder that the project was embedded with; jobs may write at once
 
 # cells.parquet: one row a cell; x right, y down, level-0 pixels unless the name says um
 CELL_COLUMNS = {
