@@ -18,8 +18,9 @@ LOOK_SECONDS = 1.0  # between two looks at whether somebody asked
 class Claims:
     """One job's claims to blocks of tiles, as empty files in an encoder's folder of the cache.
 
-    A claim only says who goes first: what somebody else has claimed is left for the end, and encoded all the same if it
-    is not there by then. So a dead job's claims cost nothing but order.
+    A claim only says who goes first. It is made when a block is about to be read, and again when it is begun: what
+    somebody else has claimed is left for the end, then taken over if it has not been begun, and encoded all the same if
+    it is not there a moment later. So a dead job's claims cost nothing but order.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +34,13 @@ class Claims:
 
     def take(self, name: str) -> bool:
         """Claim a block; False where another job has."""
-        path = self._folder / name
+        return self._mark(self._folder / name)
+
+    def begin(self, name: str) -> bool:
+        """Say that a block is encoded now; False where another job has begun it."""
+        return self._mark(self._folder / f"{name}.begun")
+
+    def _mark(self, path: Path) -> bool:
         try:
             path.touch(exist_ok=False)
         except FileExistsError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from .pipeline import Block, Spent, encode_blocks, encode_on_devices, share
 from .progress import Progress, silent
 from .project import Project, Sample
 from .settings import Embedding
+
+BLOCK_TILES = 256  # of a part of a block at most: what one job has begun, the others leave to it
 
 
 @dataclass
@@ -105,7 +107,7 @@ def plan(
         before = planned.setdefault(sample.slide_fingerprint, set())
         fresh = np.flatnonzero([key not in before for key in keys])
         before.update(keys)
-        for rows in blocks_of(boxes[fresh]):
+        for rows in _parts(blocks_of(boxes[fresh])):
             at = fresh[rows]
             its = [keys[row] for row in at]
             whole.append(Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[at], its, name=its[0].hex()))
@@ -117,6 +119,12 @@ def plan(
         if len(rows := np.flatnonzero(held)):
             lacking.append(block.only(rows))
     return lacking, len(absent)
+
+
+def _parts(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Blocks (m,) of rows in even parts of at most BLOCK_TILES; a dense block holds thousands."""
+    for rows in blocks:
+        yield from np.array_split(rows, -(-len(rows) // BLOCK_TILES))
 
 
 def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any]) -> None:

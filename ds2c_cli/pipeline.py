@@ -33,8 +33,9 @@ from .segments import SlideName
 
 MAX_READERS = 8  # threads; benchmarks/crops.py
 BATCH_BYTES = 128 << 20  # pixels of a batch at most, however large its tiles
-PATIENCE_SECONDS, LOOKS = 4.0, 16  # at most, once, and how often it is looked meanwhile
+PATIENCE_SECONDS = (4.0, 60.0)  # at least and at most, once, for what others have begun
 LOOK_SECONDS = 2.0  # between two looks at what others have published
+ASK_SECONDS = 0.5  # the same while waiting for it
 POLL_SECONDS = 1.0  # how often the parent looks whether its processes live
 
 
@@ -114,10 +115,11 @@ def encode_blocks(
         said = f"{spent.tiles / (perf_counter() - began):,.0f} tiles/s"
         progress("embed", spent.tiles + spent.found, total, f"{said}, {facts}" if facts else said)
 
-    def encode(some: Iterable[Block]) -> None:
+    def encode(some: Iterable[Block], begin: Callable[[Block], bool]) -> None:
         under_way: deque[tuple[list[Named], Callable[[], np.ndarray]]] = deque()
         mark = perf_counter()
-        for batch, tiles in _batches(_read_ahead(some, _readers(device), spent.failures), encoder):
+        crops = _read_ahead(_still_lacking(some, cache, spent), _readers(device), spent.failures)
+        for batch, tiles in _batches((one for one in crops if begin(one[0])), encoder):
             read = perf_counter()
             under_way.append((batch, encoder.start(encoder.pack(tiles))))
             spent.read += read - mark
@@ -132,13 +134,13 @@ def encode_blocks(
     progress("embed", 0, total, specification.recipe.name)
     claims = Claims(cache.folder)
     with closing(claims), cache.writer(specification.description) as writer:
-        theirs: list[Block] = []
-        encode(_still_lacking(_claimed(blocks, claims, theirs), cache, spent))
-        if theirs:  # begun by other jobs, or by one that was killed
+        theirs, begun = list[Block](), list[Block]()  # of other jobs, or of one that was killed
+        encode((one for one in blocks if _mine(one, claims.take, theirs)), lambda one: _mine(one, claims.begin, theirs))
+        encode(reversed(theirs), lambda one: _mine(one, claims.begin, begun))
+        if begun:
             writer.publish()
-            claims.ask()
-            _give_time(theirs, cache)
-            encode(_still_lacking(theirs, cache, spent))
+            _give_time(begun, cache, claims, (perf_counter() - began) / spent.tiles if spent.tiles else 0.0)
+            encode(begun, lambda one: True)
         start = perf_counter()
     spent.write += perf_counter() - start  # leaving the writer publishes
     spent.wall, spent.batch_size = perf_counter() - began, encoder.batch_size
@@ -297,28 +299,30 @@ def _open_checked(path: Path, fingerprint: str, sample: str) -> Slide:
     return slide
 
 
-def _claimed(blocks: Iterable[Block], claims: Claims, theirs: list[Block]) -> Iterator[Block]:
-    """The blocks that no other job has claimed; the others go to `theirs`."""
-    for block in blocks:
-        if claims.take(block.name):
-            yield block
-        else:
-            theirs.append(block)
+def _mine(block: Block, mark: Callable[[str], bool], theirs: list[Block]) -> bool:
+    """Whether this job may mark the block as its own; one of another job's goes to `theirs`."""
+    if mark(block.name):
+        return True
+    theirs.append(block)
+    return False
 
 
-def _give_time(blocks: Sequence[Block], cache: Cache) -> None:
-    """A moment for other jobs to publish these blocks: encoding them at once would be no faster.
+def _give_time(blocks: Sequence[Block], cache: Cache, claims: Claims, seconds_per_tile: float) -> None:
+    """Time for other jobs to publish these blocks, as much as encoding them here would take.
 
     What a killed job of this machine had committed is published for it.
     """
     with suppress(Ds2cError):
         cache.recover()
     keys = [key for block in blocks for key in block.keys]
-    for _ in range(LOOKS):
+    least, most = PATIENCE_SECONDS
+    until = perf_counter() + min(max(least, len(keys) * seconds_per_tile), most)
+    while perf_counter() < until:
+        claims.ask()
+        sleep(ASK_SECONDS)
         cache.refresh()
         if not cache.missing(keys).any():
             return
-        sleep(PATIENCE_SECONDS / LOOKS)
 
 
 def _still_lacking(blocks: Iterable[Block], cache: Cache, spent: Spent) -> Iterator[Block]:

@@ -15,7 +15,7 @@ from ds2c_cli import claims as module
 from ds2c_cli import pipeline
 from ds2c_cli.cache import Cache
 from ds2c_cli.claims import Claims
-from ds2c_cli.embed import Embedded, embed, tiles_of
+from ds2c_cli.embed import BLOCK_TILES, Embedded, embed, plan, tiles_of
 from ds2c_cli.prepare import Sources, prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Embedding, Geometry
@@ -36,7 +36,7 @@ def project(painted: Path, tmp_path: Path) -> Project:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
 
 
@@ -66,6 +66,15 @@ def test_closing_withdraws_only_ones_own(tmp_path: Path) -> None:
     theirs.take("b")
     mine.close()
     assert [path.name for path in blocks_claimed(tmp_path)] == ["b"]
+
+
+def test_a_block_is_begun_once_whoever_claimed_it(tmp_path: Path) -> None:
+    mine, theirs = Claims(tmp_path), Claims(tmp_path)
+    mine.take("a")
+    assert theirs.begin("a")
+    assert not mine.begin("a")
+    theirs.close()
+    assert mine.begin("a")
 
 
 def test_an_old_claim_is_a_dead_jobs(tmp_path: Path) -> None:
@@ -116,6 +125,54 @@ def test_what_a_dead_job_had_claimed_is_done_at_the_end(project: Project, tmp_pa
     done = run(project, cache)
     assert done.encoded == done.tiles
     assert done.cached == 0
+
+
+def test_what_another_job_has_claimed_and_not_begun_is_taken_over_at_once(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(pipeline, "_give_time", lambda blocks, *_: waited.append(len(blocks)))
+    cache = tmp_path / "cache"
+    run(project, tmp_path / "other")
+    claims = Claims(cache / "v1" / next((tmp_path / "other" / "v1").iterdir()).name)
+    blocks, _ = plan(project.samples(), Cache(cache, claims._folder.parent.name, 1), 0)
+    for block in blocks:
+        claims.take(block.name)
+    claims.begin(blocks[0].name)
+    done = run(project, cache)
+    assert waited == [1]
+    assert done.encoded == done.tiles
+
+
+def test_the_wait_for_what_another_job_has_begun_ends_when_it_is_there(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PATIENCE_SECONDS", (1e6, 1e6))
+    monkeypatch.setattr(pipeline, "ASK_SECONDS", 0.0)
+    run(project, tmp_path / "other")
+    cache = tmp_path / "cache"
+    fingerprint = next((tmp_path / "other" / "v1").iterdir()).name
+    claims = Claims(cache / "v1" / fingerprint)
+    blocks, _ = plan(project.samples(), Cache(cache, fingerprint, 1), 0)
+    claims.begin(blocks[0].name)
+
+    def publish(_: float) -> None:
+        with monkeypatch.context() as quick:
+            quick.setattr(pipeline, "PATIENCE_SECONDS", (0.0, 0.0))
+            if claims.asked():
+                run(project, cache)
+
+    monkeypatch.setattr(pipeline, "sleep", publish)
+    done = run(project, cache)
+    assert done.encoded == done.tiles - len(blocks[0].keys)
+
+
+def test_the_parts_of_a_dense_block_are_even_and_the_whole(project: Project, tmp_path: Path) -> None:
+    blocks, tiles = plan(project.samples(), Cache(tmp_path, "f", 1), 0)
+    sizes = [len(block.keys) for block in blocks]
+    assert sum(sizes) == tiles
+    assert max(sizes) <= BLOCK_TILES
+    assert len({key for block in blocks for key in block.keys}) == tiles
 
 
 def test_what_others_publish_meanwhile_is_not_encoded_again(

@@ -559,11 +559,20 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(monkeypatch):
     expected = encoder(tiles)
     given = out_of_memory_above(encoder, monkeypatch, 5)
     np.testing.assert_allclose(encoder(tiles), expected, atol=1e-4)
-    assert given == [16, 8, 4, 4, 4, 4, 4, 1]
+    assert given == [16, 8, 4, 4, 4, 4, 4, 4]  # the last is filled up
     assert encoder.batch_size == 4  # and stays there
     given.clear()
     encoder(tiles[:8])
     assert given == [4, 4]
+
+
+def test_a_tile_has_the_same_bits_whatever_is_encoded_beside_it():
+    encoder = load("imagenet-lite0", device="cpu", batch_size=8)
+    tiles = [tissue(40 + seed % 5, seed) for seed in range(19)]
+    together = encoder(tiles)
+    np.testing.assert_array_equal(encoder(tiles[::-1])[::-1], together)
+    for some in (1, 3, 9):
+        np.testing.assert_array_equal(encoder(tiles[:some]), together[:some])
 
 
 def test_a_device_that_holds_no_tile_is_an_error(monkeypatch):

@@ -110,7 +110,7 @@ class Encoder:
         at = 0
         while at < len(pixels):
             try:
-                vectors.append(self.encode(pixels[at : at + self.batch_size]))
+                vectors.append(self._encode_batch(pixels[at : at + self.batch_size]))
             except torch.OutOfMemoryError as error:
                 if self.batch_size == 1:
                     raise self._no_room() from error
@@ -121,6 +121,14 @@ class Encoder:
             self.batch_size //= 2
             torch.cuda.empty_cache()
         return torch.cat(vectors)
+
+    def _encode_batch(self, pixels: torch.Tensor) -> torch.Tensor:
+        """`encode`; on a CPU in batches of one size, whose shape decides the order in which numbers are summed: a tile
+        gets the same bits whatever was encoded beside it.
+        """
+        lacking = 0 if self.asynchronous else self.batch_size - len(pixels)
+        whole = torch.cat([pixels, pixels.new_zeros((lacking, *pixels.shape[1:]))]) if lacking else pixels
+        return self.encode(whole)[: len(pixels)]
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, tile_px, tile_px) uint8 tiles on the device, resized before: (n, dimension) float32 on the device."""
