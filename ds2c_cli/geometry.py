@@ -152,6 +152,17 @@ def neighbours_of(spots: np.ndarray, lattice: Lattice) -> np.ndarray:
     return neighbours
 
 
+def array_neighbours(array: np.ndarray) -> np.ndarray:
+    """The spots around each spot of a Visium array: (n, 6) int32, -1 where missing.
+
+    `array` is (n, 2), row and column; spots of one row are two columns apart, those of the next one column aside.
+    """
+    row_of = {(row, column): index for index, (row, column) in enumerate(array.tolist())}
+    around = ((0, -2), (0, 2), (-1, -1), (-1, 1), (1, -1), (1, 1))
+    found = [[row_of.get((row + up, column + aside), -1) for up, aside in around] for row, column in array.tolist()]
+    return np.array(found, np.int32).reshape(-1, len(around))
+
+
 def jaccard_with_tissue(x: np.ndarray, y: np.ndarray, tissue: np.ndarray, scale: float, bin_px: float) -> float:
     """How well points (n,) cover the tissue and only the tissue, 0 to 1: |bins of both| / |bins of either|.
 

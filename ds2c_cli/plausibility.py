@@ -14,6 +14,7 @@ from .settings import Geometry
 TYPICAL_CELL_UM = (4.0, 40.0)  # equivalent diameter of a segmented nucleus or cell, beyond which mpp is doubted
 PITCHES_UM = {"hex": (100.0,), "grid": (200.0, 100.0)}  # Visium; legacy Spatial Transcriptomics and 100 um arrays
 PITCH_TOLERANCE = 0.15
+TAG_TOLERANCE = 0.05
 CHECK_BIN_UM = 150.0  # coordinates are compared with the tissue in squares of this side
 CHECK_GAIN = 0.25  # how much better another reading of the coordinates must fit to be called the right one
 
@@ -86,6 +87,13 @@ def check_coordinates(
     raise InputError(
         message, advice + "Give x and y in level-0 pixels of this slide, or overrule: --trust-coordinates."
     )
+
+
+def doubt_pixel_size(mpp: float, tag: float | None) -> list[str]:
+    """A sentence where the slide's own tag says another pixel size than the one that is used."""
+    if tag is None or abs(tag / mpp - 1) <= TAG_TOLERANCE:
+        return []
+    return [f"the slide's tag says {tag:g} um a pixel, {mpp:g} is used"]
 
 
 def doubt_cell_size(outline: np.ndarray, mpp: float) -> list[str]:

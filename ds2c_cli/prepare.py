@@ -18,6 +18,7 @@ from .errors import InputError, UsageError
 from .expression import is_control, sum_over_spots
 from .geometry import (
     Lattice,
+    array_neighbours,
     cell_tiles,
     centroids,
     context_of,
@@ -32,8 +33,9 @@ from .io.cells import Cells, read_cells
 from .io.counts import Counts, read_counts
 from .io.slides import Slide, open_slide, tissue_mask
 from .io.spots import SpotTable, read_spots
+from .io.visium import Visium, check_full_resolution, read_visium
 from .overlay import draw_overlay
-from .plausibility import check_coordinates, doubt_cell_size, doubt_pitch, match
+from .plausibility import check_coordinates, doubt_cell_size, doubt_pitch, doubt_pixel_size, match
 from .progress import Progress, silent
 from .project import Project, file_hash, must_run, recipe_hash, replacing, write_json
 from .settings import Geometry
@@ -49,6 +51,8 @@ class Sources:
     cells: str
     counts: Path | None = None
     spots: Path | None = None
+    visium: Path | None = None  # Space Ranger's outs folder: spots with their counts
+    raw: bool = False  # of a Visium folder also the spots beside the tissue
     x_column: str = ""
     y_column: str = ""
     id_column: str = ""
@@ -90,34 +94,48 @@ def prepare(
     name = _sample_name(sample or sources.slide.name.split(".")[0])
     if sources.spots is not None and sources.counts is None:
         raise UsageError("--spots needs --counts, the expression of these spots", "Add --counts FILE.")
+    if sources.visium is not None and (sources.counts is not None or sources.spots is not None):
+        raise UsageError("--visium has the spots and their counts", "Leave out --counts and --spots.")
     slide = open_slide(sources.slide)
-    recipe = _recipe(sources, slide, geometry, donor or name, cohort or "cohort")
+    visium = read_visium(sources.visium, sources.raw) if sources.visium is not None else None
+    recipe = _recipe(sources, visium, slide, geometry, donor or name, cohort or "cohort")
     folder = project.samples_folder / name
     recorded = project.sample(name).record["recipe"] if (folder / schema.SAMPLE_FILE).exists() and not force else None
     if not must_run(f"sample {name}", recorded, recipe_hash(recipe), force or dry_run):
         return Prepared(folder, unchanged=True)
 
     done = Prepared(folder)
-    mpp = _pixel_size(sources, slide)
+    if visium is not None:
+        check_full_resolution(visium, slide.width, slide.height, sources.slide)
+    mpp = _pixel_size(sources, slide, visium)
+    done.warnings += doubt_pixel_size(mpp, slide.mpp)
     progress("prepare", 0, 4, "slide")
     thumbnail, scale = slide.thumbnail(2048)
     tissue = tissue_mask(thumbnail)
     progress("prepare", 1, 4, "cells")
     cells = _cells(sources, slide, tissue, scale, mpp)
     counts = read_counts(sources.counts) if sources.counts else None
+    told = counts or (visium.counts if visium else None)
+    if told is not None and told.note:
+        done.warnings.append(f"{sources.counts or sources.visium}: {told.note}")
 
-    if sources.spots is not None:
-        assert counts is not None
-        table, spot_counts, without = _spots_with_counts(sources, counts)
-        if without:
-            done.warnings.append(f"{without:,} positions of {sources.spots} have no counts and are no spots")
+    if visium is not None or sources.spots is not None:
+        if visium is not None:
+            table, spot_counts = visium.spots, visium.counts
+            lattice = Lattice("hex", visium.pitch_px)
+        else:
+            assert counts is not None
+            table, spot_counts, without = _spots_with_counts(sources, counts)
+            if without:
+                done.warnings.append(f"{without:,} positions of {sources.spots} have no counts and are no spots")
+            lattice = lattice_of(np.column_stack([table.x, table.y]))
         spots = np.column_stack([table.x, table.y])
-        lattice = lattice_of(spots)
         geometry = replace(geometry, layout=lattice.layout)
         done.warnings += doubt_pitch(lattice, mpp, geometry)
         cell_counts = None
         if not sources.trust_coordinates:
-            check_coordinates("spot", table.spot_id, spots, str(sources.spots), slide, tissue, scale, mpp)
+            source = str(sources.spots or sources.visium)
+            check_coordinates("spot", table.spot_id, spots, source, slide, tissue, scale, mpp)
     else:
         cells, cell_counts = _cells_with_counts(cells, counts, sources) if counts else (cells, None)
         spots = pseudo_spots(slide.width, slide.height, mpp, geometry)
@@ -165,7 +183,7 @@ def prepare(
             _write_counts(folder / file, counted, kept)
     cell_table = _cell_table(cells, points, mpp, geometry, context, member)
     spot_table = _spot_table(spot_id, spots, geometry.spot_tile_um / mpp, in_tissue, n_cells)
-    neighbours = neighbours_of(spots, lattice)
+    neighbours = neighbours_of(spots, lattice) if visium is None else array_neighbours(visium.array)
     with replacing(folder / schema.CELLS_FILE) as part:
         cell_table.to_parquet(part, index=False)
     with replacing(folder / schema.SPOTS_FILE) as part:
@@ -259,11 +277,15 @@ def _sample_name(name: str) -> str:
     return name
 
 
-def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, cohort: str) -> dict[str, Any]:
+def _recipe(
+    sources: Sources, visium: Visium | None, slide: Slide, geometry: Geometry, donor: str, cohort: str
+) -> dict[str, Any]:
     """What the sample depends on: the content of its files, not their paths or times."""
     files = {"counts": sources.counts, "spots": sources.spots}
     if not sources.cells.startswith(GRID):
         files["cells"] = Path(sources.cells)
+    if visium is not None:
+        files.update({f"visium {path.name}": path for path in visium.files})
     hashes = {kind: {"path": str(path), "sha256": file_hash(path)} for kind, path in files.items() if path is not None}
     return {
         "slide": slide.fingerprint(),
@@ -279,13 +301,14 @@ def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, coho
     }
 
 
-def _pixel_size(sources: Sources, slide: Slide) -> float:
-    if sources.mpp is None and slide.mpp is None:
+def _pixel_size(sources: Sources, slide: Slide, visium: Visium | None) -> float:
+    """Microns a pixel: as said, else by the spots' pitch, which is measured over the whole array, else by the tag."""
+    known = [sources.mpp, visium.mpp if visium else None, slide.mpp]
+    mpp = next((one for one in known if one is not None), None)
+    if mpp is None:
         raise InputError(
             f"{sources.slide} does not say its pixel size", "Add --mpp MICRONS_PER_PIXEL (0.25 at 40x, 0.5 at 20x)."
         )
-    mpp = sources.mpp if sources.mpp is not None else slide.mpp
-    assert mpp is not None
     if not 0.01 <= mpp <= 20:
         raise UsageError(f"--mpp {mpp:g} is not a pixel size in microns", "It is 0.25 at 40x, 0.5 at 20x.")
     return mpp

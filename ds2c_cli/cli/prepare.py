@@ -21,9 +21,14 @@ def command(
         ),
     ],
     counts: Annotated[
-        Path | None, typer.Option(help="Raw counts of the cells, or of the spots: h5ad, TSV, CSV or Parquet.")
+        Path | None,
+        typer.Option(help="Raw counts of the cells, or of the spots: h5ad, 10x h5 or mtx, TSV, CSV or Parquet."),
     ] = None,
     spots: Annotated[Path | None, typer.Option(help="Positions of measured spots, in level-0 pixels.")] = None,
+    visium: Annotated[
+        Path | None, typer.Option(help="Space Ranger's outs folder: spots with their counts.", metavar="DIR")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Of --visium also the spots beside the tissue.")] = False,
     sample: Annotated[str, typer.Option(help="Name of the sample; the slide's name by default.")] = "",
     donor: Annotated[str, typer.Option(help="Who the slide is from; folds keep a donor whole.")] = "",
     cohort: Annotated[str, typer.Option(help="The study it belongs to.")] = "",
@@ -65,7 +70,9 @@ def command(
         "pitch_um": pitch_um, "cell_tile_um": cell_tile_um, "margin_um": margin_um, "overlap": overlap,
     }  # fmt: skip
     home = Project(project)
-    sources = Sources(slide, cells, counts, spots, x_column, y_column, id_column, mpp, keep_matching, trust_coordinates)
+    sources = Sources(
+        slide, cells, counts, spots, visium, raw, x_column, y_column, id_column, mpp, keep_matching, trust_coordinates
+    )
     with console.progress() as tell:
         done = prepare(home, sources, home.settings(Geometry, flags), sample, donor, cohort, dry_run, force, tell)
     for warning in done.warnings:

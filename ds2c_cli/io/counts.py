@@ -1,11 +1,11 @@
-"""Raw counts of cells or spots: AnnData, delimited text and Parquet, checked to be counts."""
+"""Raw counts of cells or spots: AnnData, 10x matrices, delimited text and Parquet, checked to be counts."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,7 @@ from .tables import (
     require_unique,
     suffix_of,
 )
+from .tenx import FeatureMatrix, read_feature_matrix_h5, read_feature_matrix_mtx
 
 BLOCK_BYTES = 1 << 24  # of text at a time: a dense block of 15,000 genes stays below about 100 MB
 LARGEST = np.iinfo(np.int32).max
@@ -41,11 +42,13 @@ class Counts:
     ids: np.ndarray  # (n,) str, unique: cell ids or spot ids
     genes: np.ndarray  # (g,) str, unique
     matrix: sparse.csr_matrix  # (n, g) int32, without stored zeros
+    note: str = ""  # what the reader left out or renamed, a sentence or nothing
 
 
 def read_counts(path: Path) -> Counts:
-    """Counts of a .h5ad (X, or layers["counts"] where X is not raw), a delimited text with the row key in its first
-    column and genes in its header, or a Parquet table with the row key in its index or first column of text.
+    """Counts of a .h5ad (X, or layers["counts"] where X is not raw), a 10x feature-barcode matrix (.h5, or a matrix.mtx
+    with its lists beside it), a delimited text with the row key in its first column and genes in its header, or a
+    Parquet table with the row key in its index or first column of text.
 
     Raises InputError for what cannot be read, is empty, has an id or gene twice or missing, or holds a value that is
     no count (negative, fractional, missing): the first such value is named with its row and gene.
@@ -120,8 +123,18 @@ def _read_parquet(path: Path) -> Counts:
     return _checked(path, frame.index, frame.columns, _csr(frame.to_numpy()))
 
 
+def _of_tenx(read: Callable[[Path], FeatureMatrix]) -> Callable[[Path], Counts]:
+    def checked(path: Path) -> Counts:
+        found = read(path)
+        return replace(_checked(path, found.barcodes, found.genes, _csr(found.matrix)), note=found.note)
+
+    return checked
+
+
 READERS: dict[str, Callable[[Path], Counts]] = {
     ".h5ad": _read_h5ad,
+    ".h5": _of_tenx(read_feature_matrix_h5),
+    **dict.fromkeys((".mtx", ".mtx.gz"), _of_tenx(read_feature_matrix_mtx)),
     **dict.fromkeys(DELIMITERS, _read_delimited),
     ".parquet": _read_parquet,
 }
