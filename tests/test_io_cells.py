@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from unittest import mock
 
 import anndata
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from ds2c_cli.errors import InputError
+from ds2c_cli.io import json_objects
 from ds2c_cli.io.cells import read_cells
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -319,7 +321,7 @@ def test_ids_of_features(tmp_path):
         ([], "has no cells"),
         ({"type": "FeatureCollection", "features": []}, "has no cells"),
         ([feature("MultiPoint", [], "empty")], "has no cells"),
-        ({"cells": []}, "is not GeoJSON of cells"),
+        ({"cells": []}, "has no cells"),
         ([1, 2], "is not GeoJSON of cells"),
         ("text", "is not GeoJSON of cells"),
         ([feature("LineString", SQUARE)], "feature 1 has the geometry LineString, which is no cell"),
@@ -328,7 +330,7 @@ def test_ids_of_features(tmp_path):
         ([feature("Polygon", [[SQUARE]])], "feature 1 has coordinates that do not fit its geometry"),
         ([feature("Polygon", [])], "feature 1 has coordinates that do not fit its geometry"),
         ([feature("MultiPolygon", [1, 2])], "feature 1 has coordinates that do not fit its geometry"),
-        ([feature("Point", ["a", "b"])], "feature 1 has coordinates that do not fit its geometry"),
+        ([feature("Point", ["a", "b"])], "the coordinates of outline 1 are no lists of numbers"),
         ([feature("Polygon", [SQUARE], "a"), feature("Polygon", [SQUARE[:2]], "b")],
          "cell b, feature 2, has a ring of fewer than 3 vertices"),
         ([feature("Point", [1, 2], "p"), feature("Polygon", [[[0, 0], [1, 1], [2, 2]]], "b")],
@@ -342,6 +344,85 @@ def test_ids_of_features(tmp_path):
 )  # fmt: skip
 def test_bad_geojson_is_refused_with_its_place(tmp_path, document, message):
     assert message in refusal(geojson(tmp_path / "cells.geojson", document))
+
+
+def test_of_a_cell_with_a_nucleus_the_cell_is_read(tmp_path):
+    cell = feature("Polygon", [SQUARE], "a", objectType="cell")
+    cell["nucleusGeometry"] = {"type": "Polygon", "coordinates": [TRIANGLE]}
+    assert areas(geojson(tmp_path / "c.geojson", [cell, feature("Polygon", [TRIANGLE], "b", objectType="cell")])) == {
+        "a": 16,
+        "b": 8,
+    }
+
+
+def test_repaired_outlines_are_counted(tmp_path):
+    cells = read_cells(geojson(tmp_path / "c.geojson", [feature("Polygon", [ring]) for ring in (BOW_TIE, SQUARE)]))
+    assert cells.note == "1 outlines crossed themselves and were repaired"
+
+
+@pytest.mark.parametrize("left", [1, 2, 30, 90])
+def test_json_that_is_cut_short_is_refused(tmp_path, left):
+    path = geojson(tmp_path / "c.geojson", {"type": "FeatureCollection", "features": [feature("Polygon", [SQUARE])]})
+    path.write_bytes(path.read_bytes()[:-left])
+    refusal(path)
+
+
+shapes = st.sampled_from(["Point", "MultiPoint", "Polygon", "MultiPolygon"])
+number = st.one_of(st.integers(-99, 99), st.floats(-1e6, 1e6).map(lambda value: round(value, 3)))
+
+
+@given(
+    kinds=st.lists(shapes, min_size=1, max_size=9),
+    indent=st.sampled_from([None, 1]),
+    chunk=st.integers(70, 900),
+    shift=number,
+    note=st.sampled_from(["", "é]}{[", '"coordinates": [1', "\\"]),
+)
+def test_features_are_read_the_same_however_the_file_is_cut(tmp_path_factory, kinds, indent, chunk, shift, note):
+    """Against json and shapely's own reading of a geometry."""
+    rings = [[[x + shift, y, 7][: 2 + (indent or 0)] for x, y in ring] for ring in (SQUARE, HOLE, TRIANGLE)]
+    coordinates = {
+        "Point": rings[0][0], "MultiPoint": rings[0][:3], "Polygon": rings[:2], "MultiPolygon": [rings[:2], rings[2:]],
+    }  # fmt: skip
+    document = [feature(kind, coordinates[kind], f"{note}{i}", note=note) for i, kind in enumerate(kinds)]
+    path = tmp_path_factory.mktemp("cells") / "cells.geojson"
+    path.write_text(json.dumps(document, indent=indent, ensure_ascii=False))
+    expected = []
+    for one in document:
+        shape = shapely.force_2d(shapely.from_geojson(json.dumps(one["geometry"])))
+        expected += list(shapely.get_parts(shape)) if shape.geom_type == "MultiPoint" else [shape]
+    with mock.patch.object(json_objects, "CHUNK_BYTES", chunk):
+        cells = read_cells(path)
+    assert shapely.equals_exact(cells.outline, expected).all()
+    assert cells.cell_id[0].split("-0")[0] in (f"{note}0", f"{note}0-0")
+
+
+# CellViT's JSON and Cellpose's text
+
+
+def test_cellvit_json_of_contours_and_of_detections(tmp_path):
+    about = {"wsi_metadata": {"slide_mpp": 0.25}, "type_map": {"1": "Neoplastic"}}
+    first = {"bbox": [[0, 0], [4, 4]], "centroid": [2.0, 2.0], "contour": SQUARE[:-1], "type_prob": 0.9, "type": 1}
+    second = {**first, "centroid": [11.0, 11.0], "contour": TRIANGLE[:-1]}
+    assert areas(geojson(tmp_path / "cells.json", {**about, "cells": [first, second]})) == {"0": 16, "1": 8}
+    for cell in (first, second):
+        del cell["contour"]
+    found = read_cells(geojson(tmp_path / "cell_detection.json", {**about, "cells": [first, second]}))
+    assert [point.wkt for point in found.outline] == ["POINT (2 2)", "POINT (11 11)"]
+    assert "cell 1 has neither a contour nor" in refusal(geojson(tmp_path / "c.json", {"cells": [{"type": 1}]}))
+    first["contour"] = [SQUARE]
+    assert "contours that are no lists of positions" in refusal(geojson(tmp_path / "d.json", {"cells": [first]}))
+
+
+def test_cellpose_outlines(tmp_path):
+    rows = [",".join(str(value) for point in ring[:-1] for value in point) for ring in (SQUARE, TRIANGLE)]
+    assert areas(lines(tmp_path / "slide_cp_outlines.txt", *rows)) == {"1": 16, "2": 8}
+    assert "line 2 is not an outline" in refusal(lines(tmp_path / "odd.txt", rows[0], "1,2,3"))
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    (tmp_path / "slide_seg.npy").write_bytes(b"anything")
+    assert "is a pickle, which ds2c never loads" in refusal(tmp_path / "slide_seg.npy")
 
 
 # Label images

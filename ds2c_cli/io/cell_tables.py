@@ -1,0 +1,116 @@
+"""Cells of tables: CSV, TSV or Parquet of vertices, boxes or centroids, GeoParquet, and AnnData with centroids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from ..errors import InputError
+from .counts import open_anndata
+from .outlines import Found, polygons
+from .spots import CENTRES
+from .tables import column_names, find_columns, identifiers, no_columns, numbers, read_columns, readable
+
+# Groups of columns, the most telling first. A sized box has x, y at its upper left corner.
+VERTEX = ("vertex_x", "vertex_y")
+CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x_min", "y_min", "x_max", "y_max"))
+SIZED = ("x", "y", "width", "height")
+CENTROIDS = (
+    *CENTRES[:-1],
+    ("x_centroid", "y_centroid"),
+    ("centroid_x", "centroid_y"),
+    ("centroid_x_px", "centroid_y_px"),
+    CENTRES[-1],
+)
+ID_COLUMNS = (("cell_id",), ("id",), ("object_id",), ("barcode",), ("index",), ("unnamed:_0",), ("",))
+
+
+def read_cell_table(path: Path) -> tuple[Found, np.ndarray]:
+    """A CSV, TSV or Parquet of geometries, vertices, boxes or centroids."""
+    header = column_names(path)
+    geometry, index = _parquet_columns(path) if path.suffix.lower() == ".parquet" else ("", "")
+    id_column = find_columns(header, (*ID_COLUMNS, (index,)) if index else ID_COLUMNS)
+    vertex, corners, sized = (find_columns(header, group) for group in ([VERTEX], CORNERS, [SIZED]))
+    if vertex and not geometry:
+        return read_vertices(path, header, id_column, vertex)
+    columns = (geometry,) if geometry else corners or sized or find_columns(header, CENTROIDS)
+    if not columns:
+        raise no_columns(path, header, "cells", (VERTEX, *CORNERS, SIZED, *CENTROIDS))
+    if "transcript_counts" in header and columns == ("x_centroid", "y_centroid"):
+        raise InputError(
+            f"{path} is the cell table of a Xenium run, whose centroids are in microns",
+            "Give the run's folder with --xenium, or centroids in level-0 pixels as x_pixel, y_pixel.",
+        )
+    frame = read_columns(path, [*id_column, *columns])
+    cell_id = identifiers(path, frame[id_column[0]] if id_column else np.arange(len(frame)), "cell")
+    found = Found(path, cell_id, np.arange(1, len(frame) + 1))
+    if geometry:
+        with readable(path, "WKB geometries"), np.errstate(invalid="ignore"):  # NaN is refused with its cell
+            return found, shapely.from_wkb(frame[geometry].to_numpy(object))
+    values = [numbers(path, frame, column, cell_id, "cell") for column in columns]
+    if len(columns) == 2:
+        return found, shapely.points(*values)
+    x0, y0, x1, y1 = values if corners else (*values[:2], values[0] + values[2], values[1] + values[3])
+    flat = np.flatnonzero((x1 <= x0) | (y1 <= y0))
+    found.refuse(flat, "is a box without width or height", f"Its columns are {', '.join(columns)}.")
+    return found, shapely.box(x0, y0, x1, y1)
+
+
+def _parquet_columns(path: Path) -> tuple[str, str]:
+    """The column of WKB (the primary one of a GeoParquet, else a binary `geometry`) and that of pandas' index; empty
+    where there is none.
+    """
+    with readable(path, "Parquet"):
+        schema = pq.read_schema(path)
+        primary = json.loads((schema.metadata or {}).get(b"geo", b"{}")).get("primary_column", "geometry")
+    index = [name for name in (schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
+    if primary in schema.names:
+        kind = schema.field(primary).type
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise InputError(
+                f"{path} has its geometries as {kind}, not as WKB", "Write the table with geopandas' to_parquet."
+            )
+    return primary if primary in schema.names else "", index[0] if index else ""
+
+
+def read_vertices(
+    path: Path, header: list[str], id_column: tuple[str, ...], vertex: tuple[str, ...]
+) -> tuple[Found, np.ndarray]:
+    """Xenium's long form: one row a vertex; a cell's vertices are in row order, even where its rows are apart."""
+    if not id_column:
+        raise no_columns(path, header, "the vertices' cells", ID_COLUMNS[:2])
+    label = find_columns(header, [("label_id",)])  # newer Xenium: one label a nucleus, several in a cell
+    frame = read_columns(path, [*id_column, *label, *vertex])
+    cell, names = pd.factorize(frame[id_column[0]], use_na_sentinel=False)
+    first = np.unique(cell, return_index=True)[1]
+    found = Found(path, identifiers(path, names, "cell"), first + 1)
+    x, y = (numbers(path, frame, column, found.cell_id[cell], "cell") for column in vertex)
+    piece = pd.factorize(frame[label[0]])[0] if label else np.zeros(len(cell), np.int64)
+    order = np.lexsort((piece, cell))
+    cell, piece = cell[order], piece[order]
+    begins = np.flatnonzero((np.diff(cell, prepend=-1) != 0) | (np.diff(piece, prepend=-1) != 0))
+    ring = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(cell)))
+    return found, polygons(found, np.column_stack([x, y])[order], ring, np.arange(len(begins)), cell[begins])
+
+
+def read_cell_anndata(path: Path) -> tuple[Found, np.ndarray]:
+    """Centroids of an AnnData: pixel columns of obs (HEST has x_pixel, y_pixel), else obsm["spatial"]."""
+    data = open_anndata(path, backed="r")  # the counts stay on disk
+    data.file.close()
+    cell_id = identifiers(path, data.obs_names, "cell")
+    found = Found(path, cell_id, np.arange(1, len(cell_id) + 1))
+    columns = find_columns(list(data.obs.columns), CENTRES[:-1])
+    if columns:
+        return found, shapely.points(*(numbers(path, data.obs, column, cell_id, "cell") for column in columns))
+    if "spatial" not in data.obsm:
+        raise no_columns(path, list(data.obs.columns), 'cells in obs, nor obsm["spatial"]', CENTRES[:-1])
+    spatial = np.asarray(data.obsm["spatial"])
+    if spatial.ndim != 2 or spatial.shape[1] < 2:
+        raise InputError(f'{path} has obsm["spatial"] of shape {spatial.shape}', "It has a row of x, y for each cell.")
+    return found, shapely.points(spatial[:, :2].astype(np.float64))
