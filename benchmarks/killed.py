@@ -20,7 +20,8 @@ from ds2c_cli.cache import Cache, MissingEmbeddings
 from ds2c_cli.demo.tissue import paint_sample
 from ds2c_cli.embed import tiles_of
 from ds2c_cli.encoders.specification import specify
-from ds2c_cli.prepare import Sources, prepare
+from ds2c_cli.material import Sources
+from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Geometry
 from ds2c_cli.upkeep import holdings, verify

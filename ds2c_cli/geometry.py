@@ -24,6 +24,47 @@ class Lattice:
     pitch_px: float
 
 
+@dataclass(frozen=True)
+class MicronsToPixels:
+    """How an instrument's microns become level-0 pixels of a slide: pixels = matrix @ microns + offset."""
+
+    matrix: np.ndarray  # (2, 2)
+    offset: np.ndarray  # (2,)
+
+    @property
+    def mpp(self) -> float:
+        """Microns a pixel of the slide, the mean of both directions."""
+        return float(1 / np.sqrt(abs(np.linalg.det(self.matrix))))
+
+    def points(self, microns: np.ndarray) -> np.ndarray:
+        """Points (n, 2) in pixels."""
+        return microns @ self.matrix.T + self.offset
+
+    def outlines(self, microns: np.ndarray) -> np.ndarray:
+        """Shapely outlines (n,) in pixels."""
+        return shapely.transform(microns, self.points)
+
+
+def through_alignment(alignment: np.ndarray, pixel_um: float) -> MicronsToPixels:
+    """Microns to slide pixels by a (3, 3) affine matrix from the slide's pixels to those of the instrument's image,
+    which are `pixel_um` wide.
+    """
+    inverse = np.linalg.inv(alignment)
+    return MicronsToPixels(inverse[:2, :2] / pixel_um, inverse[:2, 2])
+
+
+def fit_alignment(slide: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, float]:
+    """The affine (3, 3) that takes points of a slide (n, 2) nearest to their places in an image (n, 2), by least
+    squares; and how far from them it leaves the worst. Raises numpy's LinAlgError where the points are on one line.
+    """
+    design = np.column_stack([slide, np.ones(len(slide))])
+    solution, _, rank, _ = np.linalg.lstsq(design, image, rcond=None)
+    if rank < 3:
+        raise np.linalg.LinAlgError("the points are on one line")
+    worst = float(np.hypot(*(design @ solution - image).T).max())
+    return np.vstack([solution.T, [0.0, 0.0, 1.0]]), worst
+
+
 def pseudo_spots(width: int, height: int, mpp: float, geometry: Geometry) -> np.ndarray:
     """Centres (n, 2) in pixels of the pseudo-spots whose whole tile lies on the slide, row by row.
 
@@ -105,7 +146,12 @@ def member_of(outline: np.ndarray, spots: np.ndarray, mpp: float, geometry: Geom
         return member
     if geometry.membership == "margin":
         radius -= geometry.margin_um / mpp
-    distance, nearest = cKDTree(spots).query(centroids(outline))
+    return disc_of(centroids(outline), spots, radius)
+
+
+def disc_of(points: np.ndarray, spots: np.ndarray, radius: float) -> np.ndarray:
+    """The disc around a spot (n, 2) that each point (m, 2) lies in, that of the nearest; -1 for none: (m,) int32."""
+    distance, nearest = cKDTree(spots).query(points)
     return np.where(distance <= radius, nearest, -1).astype(np.int32)
 
 

@@ -18,47 +18,25 @@ from .errors import InputError, UsageError
 from .expression import is_control, sum_over_spots
 from .geometry import (
     Lattice,
-    array_neighbours,
     cell_tiles,
     centroids,
     context_of,
-    lattice_of,
     member_of,
     neighbours_of,
-    pseudo_cells,
     pseudo_spots,
     square_tiles,
 )
-from .io.cells import Cells, read_cells
-from .io.counts import Counts, read_counts
+from .io.cells import Cells
+from .io.counts import Counts
+from .io.outlines import write_outlines
 from .io.slides import Slide, open_slide, tissue_mask
-from .io.spots import SpotTable, read_spots
-from .io.visium import Visium, check_full_resolution, read_visium
+from .io.transcripts import count_in_spots
+from .material import GRID, Material, Sources, gather, source_files
 from .overlay import draw_overlay
-from .plausibility import check_coordinates, doubt_cell_size, doubt_pitch, doubt_pixel_size, match
+from .plausibility import check_coordinates, doubt_cell_size, doubt_pitch
 from .progress import Progress, silent
 from .project import Project, file_hash, must_run, recipe_hash, replacing, write_json
 from .settings import Geometry
-
-GRID = "grid:"  # --cells grid:20 lays pseudo-cells of 20 um on the tissue
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a sample is made from. `cells` is a file, or `grid:SIDE_UM` for pseudo-cells on the tissue."""
-
-    slide: Path
-    cells: str
-    counts: Path | None = None
-    spots: Path | None = None
-    visium: Path | None = None  # Space Ranger's outs folder: spots with their counts
-    raw: bool = False  # of a Visium folder also the spots beside the tissue
-    x_column: str = ""
-    y_column: str = ""
-    id_column: str = ""
-    mpp: float | None = None
-    keep_matching: bool = False  # go on with the cells (or spots) that both files have
-    trust_coordinates: bool = False  # do not compare coordinates with the tissue
 
 
 @dataclass
@@ -91,62 +69,44 @@ def prepare(
     cells alone make a sample to predict on, with pseudo-spots for context only.
     Raises InputError for anything missing, malformed or contradictory in the files.
     """
-    name = _sample_name(sample or sources.slide.name.split(".")[0])
-    if sources.spots is not None and sources.counts is None:
-        raise UsageError("--spots needs --counts, the expression of these spots", "Add --counts FILE.")
-    if sources.visium is not None and (sources.counts is not None or sources.spots is not None):
-        raise UsageError("--visium has the spots and their counts", "Leave out --counts and --spots.")
+    name = sample_name(sample or sources.slide.name.split(".")[0])
+    sources.check()
     slide = open_slide(sources.slide)
-    visium = read_visium(sources.visium, sources.raw) if sources.visium is not None else None
-    recipe = _recipe(sources, visium, slide, geometry, donor or name, cohort or "cohort")
+    recipe = _recipe(sources, slide, geometry, donor or name, cohort or "cohort")
     folder = project.samples_folder / name
     recorded = project.sample(name).record["recipe"] if (folder / schema.SAMPLE_FILE).exists() and not force else None
     if not must_run(f"sample {name}", recorded, recipe_hash(recipe), force or dry_run):
         return Prepared(folder, unchanged=True)
 
-    done = Prepared(folder)
-    if visium is not None:
-        check_full_resolution(visium, slide.width, slide.height, sources.slide)
-    mpp = _pixel_size(sources, slide, visium)
-    done.warnings += doubt_pixel_size(mpp, slide.mpp)
     progress("prepare", 0, 4, "slide")
     thumbnail, scale = slide.thumbnail(2048)
     tissue = tissue_mask(thumbnail)
     progress("prepare", 1, 4, "cells")
-    cells = _cells(sources, slide, tissue, scale, mpp)
-    counts = read_counts(sources.counts) if sources.counts else None
-    told = counts or (visium.counts if visium else None)
-    if told is not None and told.note:
-        done.warnings.append(f"{sources.counts or sources.visium}: {told.note}")
-
-    if visium is not None or sources.spots is not None:
-        if visium is not None:
-            table, spot_counts = visium.spots, visium.counts
-            lattice = Lattice("hex", visium.pitch_px)
-        else:
-            assert counts is not None
-            table, spot_counts, without = _spots_with_counts(sources, counts)
-            if without:
-                done.warnings.append(f"{without:,} positions of {sources.spots} have no counts and are no spots")
-            lattice = lattice_of(np.column_stack([table.x, table.y]))
-        spots = np.column_stack([table.x, table.y])
+    found = gather(sources, slide, tissue, scale)
+    mpp, cells, cell_counts, spot_counts, table = (
+        found.mpp,
+        found.cells,
+        found.cell_counts,
+        found.spot_counts,
+        found.spots,
+    )
+    done = Prepared(folder, warnings=found.notes)
+    if table is not None:
+        assert found.lattice is not None
+        spots, lattice = np.column_stack([table.x, table.y]), found.lattice
         geometry = replace(geometry, layout=lattice.layout)
         done.warnings += doubt_pitch(lattice, mpp, geometry)
-        cell_counts = None
         if not sources.trust_coordinates:
-            source = str(sources.spots or sources.visium)
-            check_coordinates("spot", table.spot_id, spots, source, slide, tissue, scale, mpp)
+            check_coordinates("spot", table.spot_id, spots, found.spots_from, slide, tissue, scale, mpp)
     else:
-        cells, cell_counts = _cells_with_counts(cells, counts, sources) if counts else (cells, None)
         spots = pseudo_spots(slide.width, slide.height, mpp, geometry)
         pitch_um = geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um
         lattice = Lattice(geometry.layout, pitch_um / mpp)
-        table, spot_counts = None, None
     points = centroids(cells.outline)
-    if not sources.cells.startswith(GRID):
+    if not found.cells_from.startswith(GRID):
         done.warnings += doubt_cell_size(cells.outline, mpp)
         if not sources.trust_coordinates:
-            check_coordinates("cell", cells.cell_id, points, sources.cells, slide, tissue, scale, mpp)
+            check_coordinates("cell", cells.cell_id, points, found.cells_from, slide, tissue, scale, mpp)
 
     progress("prepare", 2, 4, "membership")
     spots, member, context = _membership(cells.outline, points, spots, mpp, geometry, measured=table is not None)
@@ -159,13 +119,16 @@ def prepare(
     n_cells = np.bincount(member[member >= 0], minlength=len(spots)).astype(np.int32)
     if cell_counts is not None and not n_cells.any():
         raise InputError(
-            f"no cell of {sources.cells} is in a spot by the rule {geometry.membership!r}: the spot set is empty",
+            f"no cell of {found.cells_from} is in a spot by the rule {geometry.membership!r}: the spot set is empty",
             "Choose another --membership, or larger spots with --spot-um.",
         )
     spot_id = table.spot_id if table is not None else np.array([f"spot_{i:06d}" for i in range(len(spots))], object)
     in_tissue = table.in_tissue if table is not None else n_cells > 0
-    if cell_counts is not None:
+    if cell_counts is not None and geometry.pseudospot == "cells":
         spot_counts = Counts(spot_id, cell_counts.genes, sum_over_spots(cell_counts.matrix, member, len(spots)))
+    elif cell_counts is not None:
+        spot_counts, sentence = _transcripts_in_spots(found, cell_counts, spot_id, spots, geometry)
+        done.warnings += [sentence] if sentence else []
     truth = cell_counts or spot_counts
     if truth is not None:
         kept, sentence = _genes_kept(truth)
@@ -183,9 +146,11 @@ def prepare(
             _write_counts(folder / file, counted, kept)
     cell_table = _cell_table(cells, points, mpp, geometry, context, member)
     spot_table = _spot_table(spot_id, spots, geometry.spot_tile_um / mpp, in_tissue, n_cells)
-    neighbours = neighbours_of(spots, lattice) if visium is None else array_neighbours(visium.array)
+    neighbours = neighbours_of(spots, lattice) if found.neighbours is None else found.neighbours
     with replacing(folder / schema.CELLS_FILE) as part:
         cell_table.to_parquet(part, index=False)
+    with replacing(folder / schema.OUTLINES_FILE) as part:
+        write_outlines(part, cells.cell_id, cells.outline)
     with replacing(folder / schema.SPOTS_FILE) as part:
         spot_table.to_parquet(part, index=False)
     with replacing(folder / schema.NEIGHBOURS_FILE) as part, part.open("wb") as file_object:
@@ -271,25 +236,19 @@ def _spot_table(
     return pd.DataFrame(columns).astype(schema.SPOT_COLUMNS)
 
 
-def _sample_name(name: str) -> str:
+def sample_name(name: str) -> str:
+    """The name, if it can name a folder; raises UsageError."""
     if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
         raise UsageError(f"{name!r} cannot name a sample", "Use letters, digits, '_', '-', '+' and '.' with --sample.")
     return name
 
 
-def _recipe(
-    sources: Sources, visium: Visium | None, slide: Slide, geometry: Geometry, donor: str, cohort: str
-) -> dict[str, Any]:
+def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, cohort: str) -> dict[str, Any]:
     """What the sample depends on: the content of its files, not their paths or times."""
-    files = {"counts": sources.counts, "spots": sources.spots}
-    if not sources.cells.startswith(GRID):
-        files["cells"] = Path(sources.cells)
-    if visium is not None:
-        files.update({f"visium {path.name}": path for path in visium.files})
-    hashes = {kind: {"path": str(path), "sha256": file_hash(path)} for kind, path in files.items() if path is not None}
+    files = source_files(sources, geometry.pseudospot == "transcripts")
     return {
         "slide": slide.fingerprint(),
-        "sources": hashes,
+        "sources": {kind: {"path": str(path), "sha256": file_hash(path)} for kind, path in files.items()},
         "cells": sources.cells if sources.cells.startswith(GRID) else "",
         "columns": (sources.x_column, sources.y_column, sources.id_column),
         "mpp": sources.mpp,
@@ -301,65 +260,21 @@ def _recipe(
     }
 
 
-def _pixel_size(sources: Sources, slide: Slide, visium: Visium | None) -> float:
-    """Microns a pixel: as said, else by the spots' pitch, which is measured over the whole array, else by the tag."""
-    known = [sources.mpp, visium.mpp if visium else None, slide.mpp]
-    mpp = next((one for one in known if one is not None), None)
-    if mpp is None:
+def _transcripts_in_spots(
+    found: Material, cell_counts: Counts, spot_id: np.ndarray, spots: np.ndarray, geometry: Geometry
+) -> tuple[Counts, str]:
+    """Every transcript in a spot's disc, of the genes that the cells have; and a sentence about others, or nothing."""
+    if found.transcripts is None:
         raise InputError(
-            f"{sources.slide} does not say its pixel size", "Add --mpp MICRONS_PER_PIXEL (0.25 at 40x, 0.5 at 20x)."
+            f"there are no transcripts beside {found.cells_from} for pseudo-spots of transcripts",
+            "Give a run with its transcripts, or --pseudospot cells.",
         )
-    if not 0.01 <= mpp <= 20:
-        raise UsageError(f"--mpp {mpp:g} is not a pixel size in microns", "It is 0.25 at 40x, 0.5 at 20x.")
-    return mpp
-
-
-def _cells(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float, mpp: float) -> Cells:
-    if sources.cells.startswith(GRID):
-        try:
-            side_um = float(sources.cells.removeprefix(GRID))
-        except ValueError:
-            side_um = 0.0
-        if not side_um > 0:
-            raise UsageError(f"--cells {sources.cells} does not name a side in microns", "Write --cells grid:20.")
-        outline = pseudo_cells(tissue, scale, mpp, side_um)
-        if not len(outline):
-            raise InputError(f"no tissue was found on {sources.slide}", "Give the cells with --cells FILE.")
-        return Cells(np.array([f"grid_{i:07d}" for i in range(len(outline))], object), outline)
-    cells = read_cells(Path(sources.cells))
-    if cells.extent is not None and cells.extent != (slide.width, slide.height):
-        raise InputError(
-            f"the label image {sources.cells} is {cells.extent[0]} x {cells.extent[1]} pixels, the slide "
-            f"{slide.width} x {slide.height}",
-            "Give the labels at level 0 of the slide.",
-        )
-    return cells
-
-
-def _cells_with_counts(cells: Cells, counts: Counts, sources: Sources) -> tuple[Cells, Counts]:
-    """Cells and their counts in one order."""
-    rows, counted = match(cells.cell_id, counts.ids, "cell", sources.cells, str(sources.counts), sources.keep_matching)
-    return (
-        Cells(cells.cell_id[rows], cells.outline[rows], cells.extent),
-        Counts(counts.ids[counted], counts.genes, counts.matrix[counted]),
+    counted, left = count_in_spots(
+        found.transcripts.batches(), spots, geometry.spot_um / found.mpp / 2, spot_id, cell_counts.genes
     )
-
-
-def _spots_with_counts(sources: Sources, counts: Counts) -> tuple[SpotTable, Counts, int]:
-    """Spots and their counts in one order, and how many positions had none: an array's table lists all it has."""
-    assert sources.spots is not None
-    table = read_spots(sources.spots, sources.x_column, sources.y_column, sources.id_column)
-    counted_here = np.isin(table.spot_id, counts.ids)
-    listed = np.flatnonzero(counted_here) if counted_here.any() else np.arange(len(table.spot_id))
-    rows, counted = match(
-        table.spot_id[listed], counts.ids, "spot", str(sources.spots), str(sources.counts), sources.keep_matching
-    )
-    kept = listed[rows]
-    return (
-        SpotTable(table.spot_id[kept], table.x[kept], table.y[kept], table.in_tissue[kept]),
-        Counts(counts.ids[counted], counts.genes, counts.matrix[counted]),
-        len(table.spot_id) - len(kept),
-    )
+    if not counted.matrix.nnz:
+        raise InputError(f"no transcript of {found.transcripts.path} is in a spot", "Check the alignment and --mpp.")
+    return counted, f"{left:,} transcripts are of features that the cells' counts do not have" if left else ""
 
 
 def _genes_kept(counts: Counts) -> tuple[np.ndarray, str]:

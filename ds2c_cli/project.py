@@ -22,6 +22,7 @@ from . import schema
 from .errors import InputError, UsageError
 from .geometry import Lattice, pixel_boxes
 from .io.counts import Counts, read_counts
+from .io.outlines import read_outlines
 from .settings import Embedding, Geometry, Section, Training, resolve
 
 
@@ -132,6 +133,10 @@ class Sample:
     @cached_property
     def neighbours(self) -> np.ndarray:
         return np.load(self.folder / schema.NEIGHBOURS_FILE, allow_pickle=False)
+
+    def outlines(self) -> np.ndarray:
+        """Outlines (cells,) in level-0 pixels: polygons, or points where only centroids were given."""
+        return read_outlines(self.folder / schema.OUTLINES_FILE)
 
     def cell_boxes(self) -> np.ndarray:
         """Pixel boxes (cells, 3) of the cell tiles."""

@@ -11,6 +11,7 @@ METRICS_VERSION = 1  # evaluation/<name>/metrics.json
 SETTINGS_FILE = "ds2c.toml"
 SAMPLE_FILE = "sample.json"
 CELLS_FILE = "cells.parquet"
+OUTLINES_FILE = "outlines.parquet"  # GeoParquet: cell_id and geometry (WKB), level-0 pixels, rows as in cells.parquet
 SPOTS_FILE = "spots.parquet"
 NEIGHBOURS_FILE = "neighbours.npy"
 SPOT_COUNTS_FILE = "spot_counts.h5ad"

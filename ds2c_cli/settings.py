@@ -12,6 +12,7 @@ from .errors import UsageError
 
 Layout = Literal["grid", "hex"]
 Membership = Literal["margin", "overlap", "centroid"]
+Pseudospot = Literal["cells", "transcripts"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Geometry:
     cell_tile_um: float = 36.0  # smallest side of a cell tile; the paper's tight crop is 0
     margin_um: float = 10.0  # membership = margin
     overlap: float = 0.6  # membership = overlap: smallest share of the cell's area
+    # What a pseudo-spot counts: the cells that are its members, or every transcript in its disc. A model trained on the
+    # one may predict slides prepared for the other.
+    pseudospot: Pseudospot = dataclasses.field(default="cells", compare=False)
 
     def __post_init__(self) -> None:
         for name in ("spot_um", "pitch_um"):

@@ -16,7 +16,8 @@ from ds2c_cli import pipeline
 from ds2c_cli.cache import Cache
 from ds2c_cli.claims import Claims
 from ds2c_cli.embed import BLOCK_TILES, Embedded, embed, plan, tiles_of
-from ds2c_cli.prepare import Sources, prepare
+from ds2c_cli.material import Sources
+from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Embedding, Geometry
 from ds2c_cli.upkeep import holdings, merge, verify

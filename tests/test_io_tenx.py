@@ -14,7 +14,8 @@ from scipy.io import mmwrite
 
 from ds2c_cli.errors import InputError
 from ds2c_cli.io.counts import read_counts
-from ds2c_cli.prepare import Sources, prepare
+from ds2c_cli.material import Sources
+from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Geometry
 

@@ -17,7 +17,8 @@ from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.geometry import Lattice, array_neighbours, neighbours_of
 from ds2c_cli.io.slides import open_slide
 from ds2c_cli.io.visium import read_visium
-from ds2c_cli.prepare import Sources, prepare
+from ds2c_cli.material import Sources
+from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Geometry
 
@@ -220,5 +221,5 @@ def test_a_tag_that_contradicts_the_pitch_is_said(painted: Path, tmp_path: Path)
 
 
 def test_visium_brings_its_own_counts(painted: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--visium has the spots and their counts"):
+    with pytest.raises(UsageError, match="--visium has the counts already"):
         prepare(Project(tmp_path), sources(painted, tmp_path, counts=tmp_path / "counts.h5ad"), Geometry())

@@ -21,8 +21,9 @@ from ds2c_cli.encoders.preprocessing import pack
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
 from ds2c_cli.io.slides import blocks_of, open_slide
+from ds2c_cli.material import Sources
 from ds2c_cli.pipeline import Block, encode_blocks, share
-from ds2c_cli.prepare import Sources, prepare
+from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Embedding, Geometry
 

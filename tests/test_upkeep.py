@@ -468,7 +468,8 @@ def test_a_file_that_is_no_export_is_refused(root: Path, tmp_path: Path, damage:
 def project(painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of two samples, embedded, and its cache as DS2C_CACHE."""
     from ds2c_cli.embed import embed
-    from ds2c_cli.prepare import Sources, prepare
+    from ds2c_cli.material import Sources
+    from ds2c_cli.prepare import prepare
     from ds2c_cli.project import Project
 
     home = Project(tmp_path / "project")

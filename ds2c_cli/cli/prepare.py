@@ -12,14 +12,17 @@ from .options import DebugOption, DryRunOption, ForceOption, JsonOption, Project
 
 
 def command(
-    slide: Annotated[Path, typer.Argument(help="H&E slide: TIFF, SVS, OME-TIFF, JPEG or PNG.", metavar="SLIDE")],
+    slide: Annotated[
+        Path | None, typer.Argument(help="H&E slide: TIFF, SVS, OME-TIFF, JPEG or PNG.", metavar="SLIDE")
+    ] = None,
     cells: Annotated[
         str,
         typer.Option(
-            help="Cells: Parquet, GeoParquet, GeoJSON, CSV, label image or h5ad; or grid:20 for pseudo-cells of 20 um.",
+            help="Cells: Parquet, GeoParquet, GeoJSON, CSV, label image, h5ad, SpatialData; or grid:20 for pseudo-"
+            "cells of 20 um. Of --hest: cell, nucleus or cellvit.",
             metavar="FILE",
         ),
-    ],
+    ] = "",
     counts: Annotated[
         Path | None,
         typer.Option(help="Raw counts of the cells, or of the spots: h5ad, 10x h5 or mtx, TSV, CSV or Parquet."),
@@ -29,6 +32,22 @@ def command(
         Path | None, typer.Option(help="Space Ranger's outs folder: spots with their counts.", metavar="DIR")
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Of --visium also the spots beside the tissue.")] = False,
+    xenium: Annotated[
+        Path | None, typer.Option(help="Output folder of a Xenium run: cells with their counts.", metavar="DIR")
+    ] = None,
+    boundaries: Annotated[str, typer.Option(help="Outlines of --xenium to take: cell or nucleus.")] = "cell",
+    alignment: Annotated[
+        Path | None, typer.Option(help="Xenium Explorer's CSV (matrix or keypoints) of the slide; else DIR's own.")
+    ] = None,
+    hest: Annotated[
+        str, typer.Option(help="HEST-1k folder, or hf to download the samples named with --id.", metavar="DIR|hf")
+    ] = "",
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Samples of --hest; all of the folder by default.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="A table of samples, with a column for each of these options.", metavar="FILE")
+    ] = None,
     sample: Annotated[str, typer.Option(help="Name of the sample; the slide's name by default.")] = "",
     donor: Annotated[str, typer.Option(help="Who the slide is from; folds keep a donor whole.")] = "",
     cohort: Annotated[str, typer.Option(help="The study it belongs to.")] = "",
@@ -45,6 +64,9 @@ def command(
     overlap: Annotated[
         float | None, typer.Option(help="Share of the cell in the disc, for membership overlap.")
     ] = None,
+    pseudospot: Annotated[
+        str | None, typer.Option(help="What pseudo-spots count: their cells, or all transcripts in the disc.")
+    ] = None,
     x_column: Annotated[str, typer.Option(help="Column of x in --spots, if it is not found.")] = "",
     y_column: Annotated[str, typer.Option(help="Column of y in --spots.")] = "",
     id_column: Annotated[str, typer.Option(help="Column of the spot id in --spots.")] = "",
@@ -58,37 +80,61 @@ def command(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Turn a slide, its cells and its expression into a sample."""
+    """Turn slides, their cells and their expression into samples."""
     console.configure(json=json, debug=debug)
     from .. import schema
-    from ..prepare import Sources, prepare
+    from ..errors import UsageError
+    from ..io.hest import download_hest
+    from ..manifest import Request, hest_requests, prepare_all, read_manifest
+    from ..material import Sources
     from ..project import Project
     from ..settings import Geometry
 
     flags = {
         "layout": layout, "membership": membership, "spot_um": spot_um, "spot_tile_um": spot_tile_um,
         "pitch_um": pitch_um, "cell_tile_um": cell_tile_um, "margin_um": margin_um, "overlap": overlap,
+        "pseudospot": pseudospot,
     }  # fmt: skip
+    if boundaries not in ("cell", "nucleus"):
+        raise UsageError(f"--boundaries is {boundaries!r}", "It is cell or nucleus.")
+    if (slide is not None) + bool(hest) + (manifest is not None) != 1:
+        raise UsageError("one of SLIDE, --hest and --manifest says what to prepare", "See ds2c prepare --help.")
+    if (ids and not hest) or (hest == "hf" and not ids):
+        raise UsageError("--id names samples of --hest, and --hest hf needs it", "Write --hest DIR --id NCBI856.")
+    if sample and slide is None:
+        raise UsageError("--sample names the sample of one SLIDE", "Leave it out.")
     home = Project(project)
+    geometry = home.settings(Geometry, flags)
     sources = Sources(
-        slide, cells, counts, spots, visium, raw, x_column, y_column, id_column, mpp, keep_matching, trust_coordinates
-    )
-    with console.progress() as tell:
-        done = prepare(home, sources, home.settings(Geometry, flags), sample, donor, cohort, dry_run, force, tell)
-    for warning in done.warnings:
-        console.warn(warning)
-    name = done.folder.name
-    if done.unchanged:
-        console.note(f"{name} is up to date")
-    else:
-        console.note(
-            f"{name}: {done.n_cells:,} cells, {done.n_inside:,} in {done.n_spots:,} spots, {done.n_genes:,} genes"
-            + ("; nothing was written" if dry_run else f"; look at {done.folder / schema.OVERLAY_FILE}")
-        )
-    console.result(
-        [done.folder],
-        {
-            "sample": name, "folder": done.folder, "unchanged": done.unchanged, "cells": done.n_cells,
-            "cells_inside": done.n_inside, "spots": done.n_spots, "genes": done.n_genes, "warnings": done.warnings,
-        },
+        slide or Path(), cells, counts, spots, visium, raw, xenium, boundaries, alignment,  # type: ignore[arg-type]
+        x_column=x_column, y_column=y_column, id_column=id_column, mpp=mpp, keep_matching=keep_matching,
+        trust_coordinates=trust_coordinates,
     )  # fmt: skip
+    if manifest is not None:
+        requests = read_manifest(manifest, geometry)
+    elif hest:
+        folder = download_hest(ids or ()) if hest == "hf" else Path(hest)
+        requests = hest_requests(folder, ids or (), sources, donor, cohort)
+    else:
+        requests = [Request(sources, sample, donor, cohort)]
+    with console.progress() as tell:
+        finished = prepare_all(home, requests, geometry, dry_run, force, tell)
+    documents = []
+    for done in finished:
+        name = done.folder.name
+        for warning in done.warnings:
+            console.warn(warning if len(finished) == 1 else f"{name}: {warning}")
+        if done.unchanged:
+            console.note(f"{name} is up to date")
+        else:
+            console.note(
+                f"{name}: {done.n_cells:,} cells, {done.n_inside:,} in {done.n_spots:,} spots, {done.n_genes:,} genes"
+                + ("; nothing was written" if dry_run else f"; look at {done.folder / schema.OVERLAY_FILE}")
+            )
+        documents.append(
+            {
+                "sample": name, "folder": done.folder, "unchanged": done.unchanged, "cells": done.n_cells,
+                "cells_inside": done.n_inside, "spots": done.n_spots, "genes": done.n_genes, "warnings": done.warnings,
+            }
+        )  # fmt: skip
+    console.result([done.folder for done in finished], {"samples": documents} if slide is None else documents[0])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..embed import embed
 from ..evaluate import Evaluated, evaluate
+from ..material import Sources
 from ..predict import predict
-from ..prepare import Sources, prepare
+from ..prepare import prepare
 from ..progress import Progress, silent
 from ..project import Project
 from ..report import write_report

@@ -91,12 +91,35 @@ def read_vertices(
     first = np.unique(cell, return_index=True)[1]
     found = Found(path, identifiers(path, names, "cell"), first + 1)
     x, y = (numbers(path, frame, column, found.cell_id[cell], "cell") for column in vertex)
-    piece = pd.factorize(frame[label[0]])[0] if label else np.zeros(len(cell), np.int64)
+    piece = pd.factorize(frame[label[0]])[0] if label else _closings(np.column_stack([x, y]), cell)
     order = np.lexsort((piece, cell))
     cell, piece = cell[order], piece[order]
     begins = np.flatnonzero((np.diff(cell, prepend=-1) != 0) | (np.diff(piece, prepend=-1) != 0))
     ring = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(cell)))
     return found, polygons(found, np.column_stack([x, y])[order], ring, np.arange(len(begins)), cell[begins])
+
+
+def _closings(xy: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """How many rings of its cell (v,) are closed before each vertex (v, 2): a ring ends where it is back at its start.
+
+    Early Xenium 2.0 writes the nuclei of a cell one after another without a label.
+    """
+    piece = np.zeros(len(xy), np.int64)
+    first = np.unique(cell, return_index=True)[1]
+    back = (xy == xy[first][cell]).all(1)
+    back[first] = False
+    last = len(cell) - 1 - np.unique(cell[::-1], return_index=True)[1]
+    back[last] = False
+    for several in np.unique(cell[back]):
+        begins, number = True, 0
+        start = xy[first[several]]
+        for row in np.flatnonzero(cell == several):
+            piece[row] = number
+            if begins:
+                start, begins = xy[row], False
+            elif (xy[row] == start).all():
+                begins, number = True, number + 1
+    return piece
 
 
 def read_cell_anndata(path: Path) -> tuple[Found, np.ndarray]:

@@ -1,11 +1,14 @@
-"""Outlines of cells: rings become valid polygons, and a cell that has none is refused by its id and place."""
+"""Outlines of cells: rings become valid polygons, bad ones are refused by cell, and samples keep them as GeoParquet."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import shapely
 from shapely import GeometryType
 
@@ -87,3 +90,26 @@ def _areas_of(geometry: shapely.Geometry) -> shapely.Geometry:
     """The polygons of a repaired outline: make_valid also returns the lines that some of it collapsed to."""
     parts = shapely.get_parts(shapely.get_parts(geometry))  # a collection may hold a MultiPolygon
     return shapely.union_all(parts[shapely.area(parts) > 0])
+
+
+def write_outlines(path: Path, cell_id: np.ndarray, outline: np.ndarray) -> None:
+    """Write outlines (n,) with their ids as GeoParquet 1.0, which geopandas and `--cells` read."""
+    types = sorted({geometry.name.title() for geometry in map(GeometryType, np.unique(shapely.get_type_id(outline)))})
+    column = {
+        "encoding": "WKB",
+        "geometry_types": [name.replace("Multipolygon", "MultiPolygon") for name in types],
+        "crs": None,  # pixels of a slide
+        "bbox": shapely.total_bounds(outline).tolist(),
+    }
+    about = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    table = pa.table(
+        {"cell_id": pa.array(cell_id, pa.string()), "geometry": pa.array(shapely.to_wkb(outline), pa.binary())}
+    )
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(about)}), path, compression="zstd")
+
+
+def read_outlines(path: Path) -> np.ndarray:
+    """Outlines (n,) as `write_outlines` wrote them; raises InputError when the file is not there."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist", "Run `ds2c prepare --force`: an older ds2c kept no outlines.")
+    return shapely.from_wkb(pq.read_table(path, columns=["geometry"])["geometry"].to_numpy())

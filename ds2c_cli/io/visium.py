@@ -31,12 +31,26 @@ class Visium:
     array: np.ndarray  # (n, 2) int64: row, column; spots of one row are two columns apart
     pitch_px: float  # centre to centre, in pixels of the full-resolution image
     hires_scale: float  # pixels of tissue_hires_image.png a full-resolution pixel
-    files: list[Path]  # what was read
 
     @property
     def mpp(self) -> float:
         """Microns a pixel of the full-resolution image, from the pitch of the spots."""
         return PITCH_UM / self.pitch_px
+
+
+def visium_files(folder: Path, raw: bool = False) -> tuple[Path, Path, Path]:
+    """The positions, the scale factors and the counts of a Space Ranger `outs` folder; with `raw` those of every spot.
+
+    Raises InputError for a file that is missing.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", "Give the outs folder of Space Ranger, which holds spatial/.")
+    spatial = folder / "spatial"
+    positions = _first(spatial, POSITIONS, "positions of the spots")
+    matrix = _first(folder, [name.format("raw" if raw else "filtered") for name in MATRICES], "counts of the spots")
+    if not (spatial / SCALE_FILE).is_file():
+        raise InputError(f"{spatial / SCALE_FILE} does not exist", "Keep Space Ranger's spatial folder whole.")
+    return positions, spatial / SCALE_FILE, matrix
 
 
 def read_visium(folder: Path, raw: bool = False) -> Visium:
@@ -45,12 +59,8 @@ def read_visium(folder: Path, raw: bool = False) -> Visium:
     Raises InputError for a file that is missing or malformed, a barcode without a position, positions that do not stand
     on Visium's array, and for Visium HD, whose bins are no spots.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", "Give the outs folder of Space Ranger, which holds spatial/.")
-    spatial = folder / "spatial"
-    positions = _first(spatial, POSITIONS, "positions of the spots")
-    matrix = _first(folder, [name.format("raw" if raw else "filtered") for name in MATRICES], "counts of the spots")
-    scale = _hires_scale(spatial / SCALE_FILE)
+    positions, scale_file, matrix = visium_files(folder, raw)
+    scale = _hires_scale(scale_file)
     table, array = _positions(positions)
     counts = read_counts(matrix)
     at = pd.Index(table.spot_id).get_indexer(pd.Index(counts.ids))
@@ -67,7 +77,7 @@ def read_visium(folder: Path, raw: bool = False) -> Visium:
     rows = at[kept]
     spots = SpotTable(table.spot_id[rows], table.x[rows], table.y[rows], table.in_tissue[rows])
     chosen = Counts(counts.ids[kept], counts.genes, counts.matrix[kept], counts.note)
-    return Visium(spots, chosen, array[rows], pitch, scale, [positions, spatial / SCALE_FILE, matrix])
+    return Visium(spots, chosen, array[rows], pitch, scale)
 
 
 def check_full_resolution(visium: Visium, width: int, height: int, slide: Path) -> None:
@@ -90,8 +100,6 @@ def _first(folder: Path, names: list[str] | tuple[str, ...], what: str) -> Path:
 
 
 def _hires_scale(path: Path) -> float:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist", "Keep Space Ranger's spatial folder whole.")
     with readable(path, "scale factors"):
         factors = json.loads(path.read_text())
         if "bin_size_um" in factors:
