@@ -63,7 +63,7 @@ def _read_json(path: Path) -> tuple[Found, np.ndarray]:
 READERS: dict[str, Callable[[Path], tuple[Found, np.ndarray]]] = {
     ".parquet": read_cell_table,
     **dict.fromkeys(DELIMITERS, read_cell_table),
-    **dict.fromkeys((".geojson", ".geojson.gz", ".json", ".json.gz"), _read_json),
+    **dict.fromkeys((kind + packed for kind in (".geojson", ".json") for packed in ("", ".gz", ".zip")), _read_json),
     **dict.fromkeys((".tif", ".tiff"), read_label_tiff),
     ".png": read_label_png,
     ".npz": read_label_npz,

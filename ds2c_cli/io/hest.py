@@ -19,10 +19,11 @@ from .transcripts import MICRONS, PIXELS
 
 HUB = "MahmoodLab/hest"
 CELLS = {  # the better first; a sample has some of them
-    "cell": ("xenium_seg/{}_xenium_cell_seg.parquet", "xenium_seg/{}_xenium_cell_seg.geojson"),
-    "nucleus": ("xenium_seg/{}_xenium_nucleus_seg.parquet", "xenium_seg/{}_xenium_nucleus_seg.geojson"),
-    "cellvit": ("cellvit_seg/{}_cellvit_seg.parquet", "cellvit_seg/{}_cellvit_seg.geojson"),
+    "cell": "xenium_seg/{}_xenium_cell_seg",
+    "nucleus": "xenium_seg/{}_xenium_nucleus_seg",
+    "cellvit": "cellvit_seg/{}_cellvit_seg",
 }
+CELL_SUFFIXES = (".parquet", ".geojson", ".geojson.zip")
 TRANSCRIPTS = "transcripts/{}_transcripts.parquet"
 PITCHES_UM = {"Visium": 100.0, "Spatial Transcriptomics": 200.0}
 AGREE = 0.05
@@ -75,9 +76,9 @@ def open_hest(folder: Path, sample: str) -> Hest:
     with readable(metadata_file, "JSON"):
         metadata = dict(json.loads(metadata_file.read_text()))
     cells = {}
-    for kind, names in CELLS.items():
-        found = next((folder / name.format(sample) for name in names if (folder / name.format(sample)).is_file()), None)
-        if found:
+    for kind, name in CELLS.items():
+        candidates = [folder / f"{name.format(sample)}{suffix}" for suffix in CELL_SUFFIXES]
+        if found := next((path for path in candidates if path.is_file()), None):
             cells[kind] = found
     transcripts = folder / TRANSCRIPTS.format(sample)
     return Hest(sample, slide, spots, metadata, metadata_file, cells, transcripts if transcripts.is_file() else None)
@@ -91,9 +92,16 @@ def download_hest(samples: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [f"*/{sample}[_.]*" for sample in samples]
+    names = [
+        "wsis/{}.tif",
+        "st/{}.h5ad",
+        "metadata/{}.json",
+        TRANSCRIPTS,
+        *(f"{name}.parquet" for name in CELLS.values()),
+    ]
+    wanted = [name.format(sample) for name in names for sample in samples]
     try:
-        return Path(snapshot_download(HUB, repo_type="dataset", allow_patterns=patterns))
+        return Path(snapshot_download(HUB, repo_type="dataset", allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(
@@ -135,9 +143,11 @@ def believed_mpp(hest: Hest, pitch_px: float | None) -> tuple[float, str]:
         evidence, source = known_pitch / pitch_px, "the pitch of the spots"
     if evidence is None and not sizes:
         raise InputError(f"{hest.metadata_file} says no pixel size", "Add --mpp.")
-    mpp = sizes[0] if evidence is None else min([*sizes, evidence], key=lambda size: abs(size - evidence))
-    if evidence is not None and abs(mpp / evidence - 1) > AGREE:
-        mpp = evidence
+    if evidence is None:
+        mpp = sizes[0]
+    else:  # what the metadata says to more digits, where the evidence bears it out
+        mpp = min(sizes, key=lambda size: abs(size - evidence), default=evidence)
+        mpp = mpp if abs(mpp / evidence - 1) <= AGREE else evidence
     if all(abs(size / mpp - 1) <= AGREE for size in sizes):
         return mpp, ""
     says = ", ".join(f"{size:.4g} um a pixel ({name})" for name, size in said.items() if size is not None)

@@ -7,15 +7,17 @@ import gzip
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from ..errors import InputError
-from .tables import readable
+from .tables import listed, readable
 
 CHUNK_BYTES = 1 << 24
 ARRAY = re.compile(rb'"(?:coordinates|contour)"\s*:\s*\[')
@@ -103,10 +105,9 @@ class JsonObjects:
 
     def _without_arrays(self) -> Iterator[str]:
         """The document chunk by chunk; each array goes to the reader of positions and leaves its number."""
-        opener = gzip.open if self._path.name.lower().endswith(".gz") else open
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         rest, inside, number = b"", False, -1
-        with readable(self._path, "JSON"), opener(self._path, "rb") as file:
+        with readable(self._path, "JSON"), _opened(self._path) as file:
             while True:
                 chunk = file.read(CHUNK_BYTES)
                 text, rest = rest + chunk, b""
@@ -226,6 +227,22 @@ def _pair(text: bytes) -> tuple[float, float] | None:
     except ValueError:
         return None
     return x, y
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a document: plain, gzipped, or the one file of a zip archive."""
+    suffix = path.suffix.lower()
+    if suffix != ".zip":
+        with cast(IO[bytes], gzip.open(path) if suffix == ".gz" else path.open("rb")) as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise InputError(f"{path} holds {len(names)} files: {listed(names)}", "Unpack it and name one.")
+        with archive.open(names[0]) as file:
+            yield file
 
 
 def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
