@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -111,6 +112,15 @@ def command(
         trust_coordinates=trust_coordinates,
     )  # fmt: skip
     if manifest is not None:
+        own = [
+            field.name
+            for field in fields(Sources)
+            if getattr(sources, field.name) != getattr(Sources(Path()), field.name)
+        ]
+        own += [name for name, value in (("donor", donor), ("cohort", cohort)) if value]
+        if own:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in own)
+            raise UsageError(f"{options} beside --manifest, which has a column for it", "Fill in the column.")
         requests = read_manifest(manifest, geometry)
     elif hest:
         folder = download_hest(ids or ()) if hest == "hf" else Path(hest)
