@@ -19,11 +19,11 @@ from .project import Sample
 class Bags:
     """The spots of one or more samples with their cells, flat; `batch` gathers any of them without a loop."""
 
-    cells: torch.Tensor  # (C, d) float32, sorted by spot
+    cells: torch.Tensor  # (C, d) sorted by spot; float16 as cached, float32 once standardised
     area: torch.Tensor  # (C,) um2, NaN where a cell is only a point
     inside: torch.Tensor  # (C,) bool
     start: torch.Tensor  # (S + 1,) int64: the cells of spot s are start[s] : start[s + 1]
-    tiles: torch.Tensor  # (S, d) float32, the spots' own tiles
+    tiles: torch.Tensor  # (S, d) likewise, the spots' own tiles
     around: torch.Tensor  # (S, k) int64, rows of `tiles`, -1 where missing
     cell_row: np.ndarray  # (C,) row of the sample's cell table
     sample: np.ndarray  # (S,) which sample a spot is of
@@ -62,6 +62,8 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any
     `encoder` is the encoder's description.
     """
     parts = [_one(sample, cache, encoder, outside) for sample in samples]
+    if len(parts) == 1:  # a large slide's embeddings are not copied
+        return parts[0]
     spots = np.cumsum([0] + [part.n_spots for part in parts])
     cells = np.cumsum([0] + [len(part.cells) for part in parts])
     shifted = [torch.where(part.around >= 0, part.around + int(n), -1) for part, n in zip(parts, spots, strict=False)]
@@ -86,7 +88,6 @@ def _one(sample: Sample, cache: Cache, encoder: Mapping[str, Any], outside: bool
     spot_boxes = sample.spot_boxes()
     start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))
     vectors = embeddings_of(cache, sample, np.concatenate([sample.cell_boxes()[rows], spot_boxes]), encoder)
-    vectors = vectors.astype(np.float32)
     return Bags(
         torch.from_numpy(vectors[: len(rows)]),
         torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from . import schema
 from .bags import Bags
 from .errors import InputError
 from .models import MODELS, SpotModel
+from .models.bag import Bag
 from .project import file_hash, replacing
 from .settings import Geometry, Training
+
+Embedded = TypeVar("Embedded", Bags, Bag)
 
 
 @dataclass
@@ -47,18 +50,14 @@ class Checkpoint:
         """`fingerprint`, `settings` and `description` of the encoder."""
         return self.about["encoder"]
 
-    def standardise(self, bags: Bags) -> Bags:
-        """Bags with embeddings and areas on the scale of the training data."""
+    def standardise(self, bags: Embedded) -> Embedded:
+        """The same with embeddings and areas on the scale of the training data."""
         area = bags.area / self.mean_area
-        return Bags(
-            (bags.cells - self.centre) / self.spread,
-            torch.where(torch.isfinite(area), area, 1.0),
-            bags.inside,
-            bags.start,
-            (bags.tiles - self.centre) / self.spread,
-            bags.around,
-            bags.cell_row,
-            bags.sample,
+        return replace(
+            bags,
+            cells=(bags.cells - self.centre) / self.spread,
+            area=torch.where(torch.isfinite(area), area, 1.0),
+            tiles=(bags.tiles - self.centre) / self.spread,
         )
 
     def save(self, path: Path) -> None:
@@ -128,6 +127,6 @@ def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.
     chosen = torch.from_numpy(spots)
     cells, _ = bags.cell_index(chosen)
     cells = cells[bags.inside[cells]]
-    vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]])
+    vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]]).float()
     spread = vectors.std(0, correction=0)
     return vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean())

@@ -21,7 +21,7 @@ from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
 from .models.baselines import BASELINES, Baseline
-from .predict import CELLS_AT_ONCE, cache_for, check_fit, chunks, share_out
+from .predict import cache_for, check_fit, chunks, share_out, spot_groups
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
 from .train import CELL_SUPERVISED
@@ -221,18 +221,18 @@ def _pieces(
     return source.about, run()
 
 
-def _by_spots(sample: Sample) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows of some spots and of all cells whose context they are, some thousand cells at a time."""
     context = sample.cells["spot"].to_numpy()
     order = np.argsort(context, kind="stable")
     start = np.searchsorted(context[order], np.arange(len(sample.spots) + 1))
-    for spots in np.split(np.arange(len(sample.spots)), np.flatnonzero(np.diff(start[:-1] // CELLS_AT_ONCE)) + 1):
+    for spots in spot_groups(start, genes):
         yield spots, order[start[spots[0]] : start[spots[-1] + 1]]
 
 
 def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
     context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
-    for spots, rows in _by_spots(sample):
+    for spots, rows in _by_spots(sample, len(file.genes)):
         yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None)
 
 
@@ -268,7 +268,7 @@ def _deconvolved(piece: Piece, truth: Truth) -> Piece:
 
 def _baseline(predict: Baseline, truth: Truth) -> Iterator[Piece]:
     context, inside = truth.sample.cells["spot"].to_numpy(), truth.sample.cells["inside"].to_numpy()
-    for spots, rows in _by_spots(truth.sample):
+    for spots, rows in _by_spots(truth.sample, truth.spots.shape[1]):
         members = rows[inside[rows]]
         share = predict(truth.spots, truth.totals, context[members], truth.area[members])
         yield Piece(spots, members, context[members], inside[members], share, None)

@@ -27,6 +27,7 @@ from .settings import Embedding
 
 Mode = Literal["predict", "deconvolve"]
 CELLS_AT_ONCE = 8192
+VALUES_AT_ONCE = 1 << 24  # cells times genes: 64 MB a matrix, of which there are about ten at a time
 
 
 @dataclass(frozen=True)
@@ -125,19 +126,26 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator
     """Run the model over all spots of one sample, some thousand cells at a time."""
     where = device_of(device)
     model = checkpoint.model.to(where)
-    scaled = checkpoint.standardise(bags).to(where)
-    groups = (bags.start[:-1] // CELLS_AT_ONCE).numpy()
-    for spots in np.split(np.arange(bags.n_spots), np.flatnonzero(np.diff(groups)) + 1):
-        rows = torch.from_numpy(spots).to(where)
+    for spots in spot_groups(bags.start.numpy(), len(checkpoint.genes)):
+        rows = torch.from_numpy(spots)
         with torch.no_grad():
-            bag = scaled.batch(rows)
+            bag = checkpoint.standardise(bags.batch(rows)).to(where)
             share, spot_log = model.cell(bag), model.spot(bag)
             members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
             spot_log[members == 0] = torch.nan
-        index, spot_of = bags.cell_index(torch.from_numpy(spots))
+        index, spot_of = bags.cell_index(rows)
         yield Chunk(
             spots, bags.cell_row[index.numpy()], spot_of.numpy(), bag.inside.cpu().numpy(), share.cpu(), spot_log.cpu()
         )
+
+
+def spot_groups(start: np.ndarray, genes: int) -> list[np.ndarray]:
+    """Rows of consecutive spots, some thousand cells together, fewer where there are many genes.
+
+    The cells of spot s are start[s] : start[s + 1], start (S + 1,).
+    """
+    at_once = min(CELLS_AT_ONCE, max(1, VALUES_AT_ONCE // genes))
+    return np.split(np.arange(len(start) - 1), np.flatnonzero(np.diff(start[:-1] // at_once)) + 1)
 
 
 def share_out(share: torch.Tensor, spot_of: torch.Tensor, spot_counts: torch.Tensor) -> torch.Tensor:
@@ -182,8 +190,10 @@ def _predict_sample(
     }
     obsm = {schema.OBSM_UM: centre * sample.mpp, schema.OBSM_PX: centre}
     done, number = 0, 0
-    with replacing(path) as part:
-        out = create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None)
+    with (
+        replacing(path) as part,
+        create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None) as out,
+    ):
         for chunk in chunks(checkpoint, bags, device):
             share = chunk.share
             if counts is not None:
@@ -195,13 +205,11 @@ def _predict_sample(
                 share[member] = TARGET_SUM * shared / totals.clamp(min=1)
                 rows = np.full(chunk.share.shape, np.nan, np.float32)  # a cell outside the spots was not measured
                 rows[chunk.inside] = shared.numpy()
-                out[schema.LAYER_COUNTS][chunk.cells] = rows
+                out[schema.LAYER_COUNTS].write(chunk.cells, rows)
                 number += int(chunk.inside.sum())
-            out[schema.LAYER_SPOT_SHARE][chunk.cells] = torch.log1p(share).numpy()
+            out[schema.LAYER_SPOT_SHARE].write(chunk.cells, torch.log1p(share).numpy())
             own = share.sum(1, keepdim=True).clamp(min=1e-12)
-            out["X"][chunk.cells] = torch.log1p(TARGET_SUM * share / own).numpy()
+            out["X"].write(chunk.cells, torch.log1p(TARGET_SUM * share / own).numpy())
             done += len(chunk.cells)
             progress(f"predict {sample.name}", done, len(cells), "")
-        for matrix in out.values():
-            matrix.flush()
     return Predicted(sample.name, path, len(cells), number)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 
 import anndata
 import h5py
@@ -46,26 +48,24 @@ def matrices():
 
 @pytest.fixture
 def create(tmp_path, obs):
-    """An empty file and its arrays."""
+    """Opens an empty file for its matrices: tmp_path / "one.h5ad"."""
 
-    def make(name="one.h5ad", counts=True, about=ABOUT):
+    def make(counts=True, about=ABOUT):
         centre = obs[["x", "y"]].to_numpy()
         obsm = {schema.OBSM_UM: centre * 0.5, schema.OBSM_PX: centre}
-        return tmp_path / name, create_predictions(tmp_path / name, obs, GENES, obsm, about, counts)
+        return create_predictions(tmp_path / "one.h5ad", obs, GENES, obsm, about, counts)
 
     return make
 
 
 @pytest.fixture
-def written(create, matrices):
+def written(create, matrices, tmp_path):
     """A whole file, its rows written in no order, some cells at a time."""
-    path, out = create()
-    for rows in np.array_split(np.random.default_rng(2).permutation(CELLS), 7):
-        for key, matrix in matrices.items():
-            out[key][rows] = matrix[rows]
-    for matrix in out.values():
-        matrix.flush()
-    return path
+    with create() as out:
+        for rows in np.array_split(np.random.default_rng(2).permutation(CELLS), 7):
+            for key, matrix in matrices.items():
+                out[key].write(rows, matrix[rows])
+    return tmp_path / "one.h5ad"
 
 
 def test_rows_written_in_any_order_are_read_back_exactly(written, matrices):
@@ -86,31 +86,46 @@ def test_cells_genes_and_coordinates_are_those_given(written, obs):
     assert json.loads(table.uns[schema.UNS]) == ABOUT
 
 
-def test_expected_counts_are_there_in_mode_deconvolve_only(create):
-    path, out = create(counts=False)
-    assert set(out) == {"X", schema.LAYER_SPOT_SHARE}
-    assert set(anndata.read_h5ad(path).layers) == {schema.LAYER_SPOT_SHARE}
+def test_expected_counts_are_there_in_mode_deconvolve_only(create, tmp_path):
+    with create(counts=False) as out:
+        assert set(out) == {"X", schema.LAYER_SPOT_SHARE}
+    assert set(anndata.read_h5ad(tmp_path / "one.h5ad").layers) == {schema.LAYER_SPOT_SHARE}
 
 
-def test_rows_never_written_are_zero(create, matrices):
-    path, out = create()
-    out["X"][5] = matrices["X"][5]
-    out["X"].flush()
-    table = anndata.read_h5ad(path)
+def test_rows_never_written_are_zero(create, matrices, tmp_path):
+    with create() as out:
+        out["X"].write(np.array([5]), matrices["X"][[5]])
+        out["X"].write(np.array([], int), matrices["X"][:0])
+    table = anndata.read_h5ad(tmp_path / "one.h5ad")
     assert np.array_equal(table.X[5], matrices["X"][5])
     assert not np.delete(table.X, 5, 0).any()
     assert not table.layers[schema.LAYER_SPOT_SHARE].any()
 
 
-def test_the_matrices_share_no_bytes(create):
-    path, out = create()
-    for number, matrix in enumerate(out.values(), 1):
-        matrix[:] = number
-        matrix.flush()
-    table = anndata.read_h5ad(path)
+def test_the_matrices_share_no_bytes(create, tmp_path):
+    with create() as out:
+        for number, matrix in enumerate(out.values(), 1):
+            matrix.write(np.arange(CELLS), np.full((CELLS, len(GENES)), number, np.float64))
+    table = anndata.read_h5ad(tmp_path / "one.h5ad")
     assert np.unique(table.X).tolist() == [1]
     assert np.unique(table.layers[schema.LAYER_SPOT_SHARE]).tolist() == [2]
     assert np.unique(table.layers[schema.LAYER_COUNTS]).tolist() == [3]
+
+
+def test_a_full_disk_is_an_error_and_no_signal(create, matrices):
+    """A write that takes only a part goes on; one that takes nothing raises."""
+    with create() as out, open("/dev/full", "wb", buffering=0) as full:
+        broken = replace(out["X"], file=full.fileno())
+        with pytest.raises(OSError, match="No space left"):
+            broken.write(np.arange(CELLS), matrices["X"])
+
+
+def test_a_write_cut_short_goes_on(create, matrices, tmp_path, monkeypatch):
+    whole = os.pwrite
+    with create() as out:
+        monkeypatch.setattr(os, "pwrite", lambda file, content, at: whole(file, content[:7], at))
+        out["X"].write(np.arange(CELLS), matrices["X"])
+    assert np.array_equal(anndata.read_h5ad(tmp_path / "one.h5ad").X, matrices["X"])
 
 
 @pytest.mark.parametrize(("counts", "matrices"), [(False, 2), (True, 3)])
@@ -120,7 +135,8 @@ def test_the_file_is_its_matrices_and_a_little_more(tmp_path, counts, matrices):
     centre = np.zeros((cells, 2))
     path = tmp_path / "large.h5ad"
     obsm = {schema.OBSM_UM: centre, schema.OBSM_PX: centre}
-    create_predictions(path, obs, [f"gene_{i}" for i in range(genes)], obsm, ABOUT, counts)
+    with create_predictions(path, obs, [f"gene_{i}" for i in range(genes)], obsm, ABOUT, counts):
+        pass
     dense = matrices * cells * genes * 4
     assert dense < path.stat().st_size < 1.1 * dense
 
@@ -222,10 +238,11 @@ def test_a_file_that_is_no_prediction_is_refused(written, damage):
     assert "ds2c predict" in error.value.hint
 
 
-def test_a_future_version_shows_both(create):
-    path, _ = create(about={**ABOUT, "version": 99})
+def test_a_future_version_shows_both(create, tmp_path):
+    with create(about={**ABOUT, "version": 99}):
+        pass
     with pytest.raises(InputError, match=rf"version 99.* {schema.PREDICTION_VERSION}"):
-        PredictionFile(path)
+        PredictionFile(tmp_path / "one.h5ad")
 
 
 def test_the_recipe_of_a_prediction_is_what_it_was_made_from(written, tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,30 @@ from .. import schema
 from ..errors import InputError
 
 
+@dataclass(frozen=True)
+class MatrixOnDisk:
+    """A matrix (cells, genes) float32 of a file, of which rows are written in any order.
+
+    Not through a memory map: its pages count as the process's memory, and a full disk would kill it.
+    """
+
+    file: int  # descriptor
+    offset: int
+    genes: int
+
+    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Write values (n, genes) as these rows (n,); raises OSError when the disk is full."""
+        order = np.argsort(rows)
+        runs = np.flatnonzero(np.diff(rows[order]) != 1) + 1  # neighbouring rows are one write
+        for run in np.split(order, runs) if len(order) else ():
+            content = np.ascontiguousarray(values[run], "<f4").tobytes()
+            at = self.offset + int(rows[run[0]]) * self.genes * 4
+            while content:
+                written = os.pwrite(self.file, content, at)
+                content, at = content[written:], at + written
+
+
+@contextmanager
 def create_predictions(
     path: Path,
     obs: pd.DataFrame,
@@ -23,8 +50,8 @@ def create_predictions(
     obsm: dict[str, np.ndarray],
     about: dict[str, Any],
     counts: bool,
-) -> dict[str, np.memmap]:
-    """An h5ad with empty matrices, and these as writable arrays (cells, genes) float32 over the file.
+) -> Iterator[dict[str, MatrixOnDisk]]:
+    """An h5ad with empty matrices, and these to be written.
 
     Keys: `X`, `spot_share` and, with `counts`, `counts`. The matrices are contiguous in the file, so that rows can be
     written in any order; `about` becomes uns["ds2c"] as JSON.
@@ -39,16 +66,17 @@ def create_predictions(
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     offsets = {}
-    with h5py.File(path, "r+") as file:
-        if "X" in file:
-            del file["X"]
-        file.require_group("layers")
+    with h5py.File(path, "r+") as tables:
+        if "X" in tables:
+            del tables["X"]
+        tables.require_group("layers")
         for key, name in names.items():
             space = h5py.h5s.create_simple(shape)
-            dataset = h5py.h5d.create(file.id, name.encode(), h5py.h5t.IEEE_F32LE, space, dcpl=early)
+            dataset = h5py.h5d.create(tables.id, name.encode(), h5py.h5t.IEEE_F32LE, space, dcpl=early)
             h5py.Dataset(dataset).attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
             offsets[key] = dataset.get_offset()
-    return {key: np.memmap(path, "<f4", "r+", offset, shape) for key, offset in offsets.items()}
+    with path.open("r+b", buffering=0) as file:
+        yield {key: MatrixOnDisk(file.fileno(), offset, len(genes)) for key, offset in offsets.items()}
 
 
 class PredictionFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -25,6 +25,10 @@ class Bag:
     @property
     def n_spots(self) -> int:
         return len(self.own)
+
+    def to(self, device: torch.device) -> Bag:
+        """All tensors on a device."""
+        return Bag(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def segment_sum(values: torch.Tensor, segment: torch.Tensor, n: int) -> torch.Tensor:
