@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ds2c_cli"
 
 # What several steps share, or what keeps one of them short; on the layer of the steps.
-STEP_HELPERS = ("material", "manifest", "overlay", "plausibility", "pipeline", "bags", "fit", "checkpoint")
+STEP_HELPERS = ("material", "manifest", "drawing", "overlay", "plausibility", "pipeline", "bags", "fit", "checkpoint")
 
 # Bottom to top. A module imports from its own layer or a lower one; a new module is given a layer here.
 LAYERS = (
@@ -26,7 +26,7 @@ LAYERS = (
     ("cache", "segments", "claims", "upkeep", "carry"),
     ("encoders", "device"),
     ("models",),
-    ("prepare", "embed", "train", "predict", "evaluate", "report", "demo", "doctor", *STEP_HELPERS),
+    ("prepare", "embed", "train", "predict", "evaluate", "report", "plot", "demo", "doctor", *STEP_HELPERS),
     ("console",),
     ("cli", "__main__"),
 )

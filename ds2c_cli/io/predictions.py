@@ -101,6 +101,10 @@ class PredictionFile:
                 "Run `ds2c predict` again, or use the ds2c that wrote it.",
             )
 
+    def gene(self, layer: str, gene: str) -> np.ndarray:
+        """(cells,) float32 of one gene in a layer; raises KeyError for a layer or ValueError for a gene it lacks."""
+        return self._file[f"layers/{layer}"][:, self.genes.index(gene)]
+
     def spot_share(self, rows: np.ndarray) -> np.ndarray:
         """(n, genes) float32 of these cells (n,), in any order."""
         unique, inverse = np.unique(rows, return_inverse=True)
