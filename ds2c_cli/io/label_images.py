@@ -59,10 +59,11 @@ def _label_outlines(path: Path, image: np.ndarray) -> tuple[Found, np.ndarray]:
     length, label = np.diff(start, append=image.size), image.ravel()[start]
     start, length, label = start[label > 0], length[label > 0], label[label > 0]
     order = np.argsort(label, kind="stable")
+    label, length = label[order], length[order]
     y, x = np.divmod(start[order], image.shape[1])
-    labels, member = np.unique(label[order], return_inverse=True)
-    boxes = shapely.multipolygons(shapely.box(x, y, x + length[order], y + 1), indices=member)
-    outline = shapely.buffer(boxes, 0)  # the same as union_all of each, in two thirds of the time
+    first = np.flatnonzero(np.diff(label, prepend=0))  # runs of a label follow one another, from top to bottom
+    labels = label[first]
+    outline = _outlines_of_runs(x, x + length, y, first)
     if len(labels) == 1 and shapely.get_num_geometries(outline[0]) > 1:
         raise InputError(
             f"{path} is a mask: its only label, {labels[0]}, is in {shapely.get_num_geometries(outline[0]):,} pieces",
@@ -70,3 +71,41 @@ def _label_outlines(path: Path, image: np.ndarray) -> tuple[Found, np.ndarray]:
         )
     height, width = image.shape
     return Found(path, identifiers(path, labels, "cell"), labels, "label", (width, height)), outline
+
+
+def _outlines_of_runs(left: np.ndarray, right: np.ndarray, y: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Outlines (n,) of runs of pixels (r,), each from left to right in the row y; a label's runs begin at `first` (n,).
+
+    Nearly all cells have one run a row, each touching the next; of the others the runs are dissolved, which takes
+    thirty times as long.
+    """
+    label = np.repeat(np.arange(len(first)), np.diff(first, append=len(y)))
+    touches = np.ones(len(y), bool)
+    touches[1:] = (y[1:] == y[:-1] + 1) & (left[1:] < right[:-1]) & (left[:-1] < right[1:])
+    touches[first] = True
+    plain = np.logical_and.reduceat(touches, first) if len(first) else np.empty(0, bool)
+    stairs = plain[label]
+    outline = np.empty(len(first), object)
+    outline[plain] = _staircases(left[stairs], right[stairs], y[stairs], label[stairs])
+    boxes = shapely.box(left[~stairs], y[~stairs], right[~stairs], y[~stairs] + 1)
+    member = np.unique(label[~stairs], return_inverse=True)[1]
+    # The same as union_all of each, in two thirds of the time.
+    outline[~plain] = shapely.buffer(shapely.multipolygons(boxes, indices=member), 0)
+    return outline
+
+
+def _staircases(left: np.ndarray, right: np.ndarray, y: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Outlines (n,) of labels whose runs (r,) touch from row to row: down the right side and up the left one."""
+    corners = []
+    for side, x in ((1, right), (-1, left)):
+        turns = np.flatnonzero((np.diff(x) != 0) | (np.diff(label) != 0))  # between this run and the next
+        for down, runs in ((0, np.append(0, turns + 1)), (1, np.append(turns, len(x) - 1))):
+            runs = runs[: len(x)]
+            corners.append(
+                np.stack([label[runs], np.full(len(runs), side), np.full(len(runs), down), x[runs], y[runs]])
+            )
+    owner, side, down, x, top = np.concatenate(corners, 1)
+    at = top + down
+    order = np.lexsort((-side * down, side * at, -side, owner))
+    ring = np.unique(owner, return_inverse=True)[1]
+    return shapely.polygons(shapely.linearrings(x[order], at[order], indices=ring[order]))
