@@ -14,22 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
-import geopandas
 import numpy as np
 import pandas as pd
 import shapely
 import tifffile
-import torch
 
 from ds2c_cli import schema
-from ds2c_cli.cache import Cache
-from ds2c_cli.checkpoint import Checkpoint, build_model
-from ds2c_cli.embed import tiles_of
 from ds2c_cli.geometry import square_tiles
 from ds2c_cli.io.cells import read_cells
-from ds2c_cli.predict import predict
 from ds2c_cli.project import Project, write_json
-from ds2c_cli.segments import SlideName
 from ds2c_cli.settings import Geometry, Training
 
 VERTICES = 24
@@ -96,6 +89,8 @@ def outlines(cells: int) -> np.ndarray:
 
 def geoparquet(path: Path, options: argparse.Namespace) -> None:
     """What geopandas writes."""
+    import geopandas  # here, so that what is measured holds only what its work needs
+
     ids = np.char.add("cell_", np.arange(options.cells).astype(str))
     geopandas.GeoDataFrame({"cell_id": ids}, geometry=outlines(options.cells)).to_parquet(path)
 
@@ -141,6 +136,13 @@ def label_image(path: Path, options: argparse.Namespace) -> None:
 
 def prediction(path: Path, options: argparse.Namespace) -> None:
     """A project with a sample that is embedded, and a checkpoint that was never trained."""
+    import torch
+
+    from ds2c_cli.cache import Cache
+    from ds2c_cli.checkpoint import Checkpoint, build_model
+    from ds2c_cli.embed import tiles_of
+    from ds2c_cli.segments import SlideName
+
     project, random, n = Project(path), np.random.default_rng(0), options.predicted
     geometry, mpp = Geometry(), 0.25
     n_spots, across = n // CELLS_A_SPOT, int(np.ceil(np.sqrt(n // CELLS_A_SPOT)))
@@ -193,6 +195,8 @@ def read(path: Path) -> None:
 
 def predict_all(path: Path) -> None:
     """`ds2c predict`, everything cached."""
+    from ds2c_cli.predict import predict
+
     os.environ["TMPDIR"] = str(path)
     project = Project(path)
     predict(project, project.checkpoint("made-up"), path / "cache")

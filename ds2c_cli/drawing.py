@@ -73,13 +73,12 @@ def scale_of(values: np.ndarray) -> Normalize:
     return Normalize(low, max(high, low + 1e-6), clip=True)
 
 
-def colour_bar(figure: FigureBase, axes: Axes, values: np.ndarray, label: str) -> None:
+def colour_bar(figure: FigureBase, axes: Axes, values: np.ndarray) -> None:
     """The colours of values, beside their axes; an end that also stands for values beyond it is pointed."""
     scale = scale_of(values)
     beyond = bool(np.nanmin(values, initial=np.inf) < scale.vmin), bool(np.nanmax(values, initial=-np.inf) > scale.vmax)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=axes, fraction=0.05, pad=0.01, aspect=15, extend=extend)
-    bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=7)
 
 

@@ -26,7 +26,7 @@ from .project import Project, Sample, replacing
 ENLARGED_UM = 400.0  # side of the part that is enlarged
 STRIP = 2.5  # a slide this much wider than high has its panels one below the other
 LONGEST = 1600  # pixels of the slide in a panel
-LABEL = "log1p of counts per 10,000 of the spot"
+UNIT = "log1p of counts per 10,000 of the spot"
 
 Window = tuple[float, float, float, float]
 
@@ -48,6 +48,7 @@ class Layer:
     title: str
     values: np.ndarray
     of_spots: bool = False
+    about: str = ""  # said once, above the whole slide
 
 
 def plot(
@@ -83,8 +84,8 @@ def plot(
         if file is not None and gene in file.genes:
             predicted = file.gene(schema.LAYER_SPOT_SHARE, gene)
             pearson = _pearson(layers[0].values, predicted) if layers and not layers[0].of_spots else None
-            words = "" if pearson is None else f", r = {pearson:.2f} over {len(predicted):,} cells"
-            layers.append(Layer(f"predicted by {chosen.parent.name}{words}" if chosen else "", predicted))
+            fit = "" if pearson is None else f"; r = {pearson:.2f} over {len(predicted):,} cells"
+            layers.append(Layer("predicted", predicted, about=f" by {chosen.parent.name}{fit}" if chosen else ""))
         if not layers:
             known = sorted({*(file.genes if file else ()), *measured.genes})
             near = ", ".join(get_close_matches(gene, known, 3, 0.5)) or ", ".join(known[:3])
@@ -179,7 +180,7 @@ def _draw(
     across = size[0] / n
     near = (size[0], (across - 0.9) * window[3] / window[2] + 0.4)
     figure = Figure(figsize=(size[0], size[1] + near[1] + 0.3), dpi=120, layout="constrained")
-    figure.suptitle(f"{sample.name}: {gene}", fontsize=12)
+    figure.suptitle(f"{sample.name}: {gene}, {UNIT}", fontsize=11)
     parts = figure.subfigures(2, 1, height_ratios=[size[1], near[1]], squeeze=False).ravel()
     for part, place, rows in zip(parts, (whole, window), (n if strip else 1, 1), strict=True):
         axes_of = part.subplots(rows, n // rows, squeeze=False).ravel()
@@ -192,8 +193,8 @@ def _draw(
                     axes.add_patch(Rectangle(window[:2], *window[2:], fill=False, edgecolor="black", linewidth=1))
                 continue
             _paint(axes, sample, outline, layer, place)
-            axes.set_title(layer.title, fontsize=9)
-            colour_bar(part, axes, layer.values, LABEL)
+            axes.set_title(layer.title + (layer.about if place is whole else ""), fontsize=9, wrap=True)
+            colour_bar(part, axes, layer.values)
     return figure
 
 

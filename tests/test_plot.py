@@ -154,8 +154,7 @@ def test_the_scale_bar_is_a_round_part_of_the_width(width, mpp):
 def test_ends_of_the_colour_bar_are_pointed_where_values_lie_beyond(values, extend):
     figure = Figure()
     axes = figure.subplots()
-    colour_bar(figure, axes, np.array(values), "")
-    assert axes.figure.axes[1].get_ylabel() == ""
+    colour_bar(figure, axes, np.array(values))
     bar = axes.figure.axes[1]._colorbar
     assert bar.extend == extend
     assert scale_of(np.array([np.nan])).vmin == 0

@@ -13,7 +13,7 @@ import shapely
 
 from ..errors import InputError
 from .counts import open_anndata
-from .outlines import Found, polygons
+from .outlines import AT_ONCE, Found, polygons
 from .spots import CENTRES
 from .tables import column_names, find_columns, identifiers, no_columns, numbers, read_columns, readable
 
@@ -88,15 +88,31 @@ def read_vertices(
     label = find_columns(header, [("label_id",)])  # newer Xenium: one label a nucleus, several in a cell
     frame = read_columns(path, [*id_column, *label, *vertex])
     cell, names = pd.factorize(frame[id_column[0]], use_na_sentinel=False)
-    first = np.unique(cell, return_index=True)[1]
-    found = Found(path, identifiers(path, names, "cell"), first + 1)
-    x, y = (numbers(path, frame, column, found.cell_id[cell], "cell") for column in vertex)
-    piece = pd.factorize(frame[label[0]])[0] if label else _closings(np.column_stack([x, y]), cell)
+    found = Found(path, identifiers(path, names, "cell"), np.unique(cell, return_index=True)[1] + 1)
+    xy = np.column_stack([numbers(path, frame, column, found.cell_id[cell], "cell") for column in vertex])
+    piece = pd.factorize(frame[label[0]])[0] if label else None
+    del frame
+    if (np.diff(cell) < 0).any():
+        order = np.argsort(cell, kind="stable")
+        cell, xy, piece = cell[order], xy[order], piece[order] if piece is not None else None
+    begin = np.searchsorted(cell, np.arange(len(names) + 1))
+    outline = []
+    for first in range(0, len(names), AT_ONCE):
+        cells = slice(first, first + AT_ONCE)
+        rows = slice(begin[first], begin[min(cells.stop, len(names))])
+        pieces = piece[rows] if piece is not None else None
+        outline.append(_pieces_of(found.only(cells), xy[rows], cell[rows] - first, pieces))
+    return found, np.concatenate(outline) if outline else np.empty(0, object)
+
+
+def _pieces_of(found: Found, xy: np.ndarray, cell: np.ndarray, piece: np.ndarray | None) -> np.ndarray:
+    """Outlines (n,) of vertices xy (v, 2) whose cell (v,) ascends; a cell has a polygon for each label `piece` (v,)."""
+    piece = _closings(xy, cell) if piece is None else piece
     order = np.lexsort((piece, cell))
     cell, piece = cell[order], piece[order]
     begins = np.flatnonzero((np.diff(cell, prepend=-1) != 0) | (np.diff(piece, prepend=-1) != 0))
     ring = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(cell)))
-    return found, polygons(found, np.column_stack([x, y])[order], ring, np.arange(len(begins)), cell[begins])
+    return polygons(found, xy[order], ring, np.arange(len(begins)), cell[begins])
 
 
 def _closings(xy: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -105,20 +121,16 @@ def _closings(xy: np.ndarray, cell: np.ndarray) -> np.ndarray:
     Early Xenium 2.0 writes the nuclei of a cell one after another without a label.
     """
     piece = np.zeros(len(xy), np.int64)
-    first = np.unique(cell, return_index=True)[1]
-    back = (xy == xy[first][cell]).all(1)
-    back[first] = False
-    last = len(cell) - 1 - np.unique(cell[::-1], return_index=True)[1]
-    back[last] = False
-    for several in np.unique(cell[back]):
-        begins, number = True, 0
-        start = xy[first[several]]
-        for row in np.flatnonzero(cell == several):
+    begin = np.searchsorted(cell, np.arange(cell.max(initial=-1) + 2))
+    back = (xy == xy[begin[cell]]).all(1)  # where its cell began
+    for several in np.flatnonzero(np.bincount(cell[back], minlength=len(begin) - 1) > 2):
+        number, start = 0, None
+        for row in range(begin[several], begin[several + 1]):
             piece[row] = number
-            if begins:
-                start, begins = xy[row], False
+            if start is None:
+                start = xy[row]
             elif (xy[row] == start).all():
-                begins, number = True, number + 1
+                number, start = number + 1, None
     return piece
 
 

@@ -84,7 +84,8 @@ def read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     with readable(path, "a table"):
         if suffix == ".parquet":
             # Without pandas' own metadata: an index is a column like the others here.
-            return pq.read_table(path, columns=list(columns)).replace_schema_metadata(None).to_pandas()
+            table = pq.read_table(path, columns=list(columns)).replace_schema_metadata(None)
+            return table.to_pandas(split_blocks=True, self_destruct=True)  # never all of it twice
         stream, parse_options = open_delimited(path)
         return pyarrow.csv.read_csv(
             stream,
