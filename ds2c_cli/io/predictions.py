@@ -52,15 +52,19 @@ def create_predictions(
 
 
 class PredictionFile:
-    """A prediction on disk: its genes, cells, provenance, and rows of `spot_share` on demand."""
+    """A prediction on disk: its genes, cells, provenance, and rows of its matrices on demand."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"there are no predictions {path}", "Run `ds2c predict` first.")
+        self.path = path
         try:
             table = anndata.read_h5ad(path, backed="r")
             self.about: dict[str, Any] = json.loads(table.uns[schema.UNS])
             self.genes, self.cell_id = list(table.var_names), table.obs_names.to_numpy()
+            self.obs: pd.DataFrame = table.obs
+            self.obsm = {key: np.asarray(value) for key, value in table.obsm.items()}
+            self.uns: dict[str, Any] = dict(table.uns)
             table.file.close()
             self._file = h5py.File(path, "r")
             self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
@@ -77,6 +81,18 @@ class PredictionFile:
         """(n, genes) float32 of these cells (n,), in any order."""
         unique, inverse = np.unique(rows, return_inverse=True)
         return self._share[unique][inverse]
+
+    @property
+    def matrices(self) -> list[str]:
+        """Which there are: X, spot_share and, in mode deconvolve, counts."""
+        return ["X", *(name for name in (schema.LAYER_SPOT_SHARE, schema.LAYER_COUNTS) if name in self._file["layers"])]
+
+    def block(self, matrix: str, begin: int, end: int) -> np.ndarray:
+        """(end - begin, genes) of one of the `matrices`; raises InputError where other software stored it sparse."""
+        found = self._file.get("X" if matrix == "X" else f"layers/{matrix}")
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(f"{self.path} has no dense matrix {matrix}", "Export the file that `ds2c predict` wrote.")
+        return found[begin:end]
 
 
 def recorded_recipe(path: Path) -> str | None:
