@@ -147,18 +147,15 @@ def test_scanpy_draws_a_gene_on_the_slide(written):
 
 
 @pytest.fixture
-def patterned(create, obs):
+def patterned(written, obs):
     """A prediction whose genes are a gradient across the slide, a checkerboard of 300 px, the same in every cell
     (squidpy has no autocorrelation for it) and two of noise."""
-    path, out = create(counts=False)
     x, y = obs["x"].to_numpy(), obs["y"].to_numpy()
     noise = np.random.default_rng(3).random((2, CELLS))
-    genes = [x / 900, (x // 300 + y // 300) % 2, np.ones(CELLS), *noise]
-    out["X"][:] = np.column_stack(genes)
-    out["spot_share"][:] = 2 * out["X"]
-    for matrix in out.values():
-        matrix.flush()
-    return anndata.read_h5ad(path)
+    values = np.column_stack([x / 900, (x // 300 + y // 300) % 2, np.ones(CELLS), *noise])
+    with h5py.File(written, "r+") as file:
+        file["X"][:], file[f"layers/{schema.LAYER_SPOT_SHARE}"][:] = values, 2 * values
+    return anndata.read_h5ad(written)
 
 
 @pytest.mark.parametrize("layer", [None, schema.LAYER_SPOT_SHARE])

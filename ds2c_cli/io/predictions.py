@@ -11,6 +11,7 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from anndata.io import read_elem
 
 from .. import schema
 from ..errors import InputError
@@ -59,14 +60,12 @@ class PredictionFile:
             raise InputError(f"there are no predictions {path}", "Run `ds2c predict` first.")
         self.path = path
         try:
-            table = anndata.read_h5ad(path, backed="r")
-            self.about: dict[str, Any] = json.loads(table.uns[schema.UNS])
-            self.genes, self.cell_id = list(table.var_names), table.obs_names.to_numpy()
-            self.obs: pd.DataFrame = table.obs
-            self.obsm = {key: np.asarray(value) for key, value in table.obsm.items()}
-            self.uns: dict[str, Any] = dict(table.uns)
-            table.file.close()
             self._file = h5py.File(path, "r")
+            # Element by element: anndata's backed mode would read the layers.
+            obs, var, self.obsm, self.uns = (read_elem(self._file[name]) for name in ("obs", "var", "obsm", "uns"))
+            self.about: dict[str, Any] = json.loads(self.uns[schema.UNS])
+            self.obs: pd.DataFrame = obs
+            self.genes, self.cell_id = list(var.index), obs.index.to_numpy()
             self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
             version = self.about["version"]
         except (OSError, KeyError, ValueError) as error:
