@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgb
 
 from . import __version__, schema
 from .errors import InputError, UsageError
@@ -134,17 +135,13 @@ def _export(
         )
     options = {"compressed": True} if suffix.endswith(".gz") else {}
     recipe = {"from": found.about, "format": to, "genes": found.genes, "class_by": class_by, "image": image}
-    found = replace(found, about={"recipe": recipe_hash(recipe), **found.about}, classes=_classes(found, class_by))
+    recipe["version"] = schema.EXPORT_VERSION
+    about = {"recipe": recipe_hash(recipe), "ds2c": __version__, **found.about}
+    found = replace(found, about=about, classes=_classes(found, class_by))
     done = Exported(source, to, path, len(found), len(found.genes))
-    recorded = None
-    if path.exists() and not force:
-        equal = how.made_from(path) if how.made_from else ""
-        if how.made_from is None and equals_csv(path, found, silent, **options):
-            equal = found.about["recipe"]
-        recorded = equal
+    recorded = None if force else _recorded(how, path, found, options)
     if not must_run(f"{path}", recorded, found.about["recipe"], force):
-        done.unchanged = True
-        return done
+        return replace(done, unchanged=True)
     if how.folder and path.exists() and not _is_zarr(path):
         raise UsageError(f"{path} is no Zarr store, and is not replaced", "Choose another name with -o.")
     if how.weigh and not genes and (bytes_ := how.weigh(found)) > LARGEST_UNASKED:
@@ -157,16 +154,26 @@ def _export(
     return done
 
 
+def _recorded(how: Format, path: Path, found: Export, options: dict[str, Any]) -> str | None:
+    """The recipe of what stands at a path; empty where it is no export of this format, None where nothing stands."""
+    if not path.exists():
+        return None
+    if how.made_from:
+        return how.made_from(path)
+    return found.about["recipe"] if equals_csv(path, found, silent, **options) else ""
+
+
 def find_prediction(project: Project, source: str) -> Path | None:
     """The file of a prediction by its path or its NAME/SAMPLE in the project; None where the name is a sample's.
 
     Raises InputError when it is neither.
     """
-    known = [str(path.relative_to(project.root / "predictions").with_suffix("")) for path in _predictions(project)]
-    if Path(source).is_file():
+    folder = project.predictions("")
+    known = [str(path.relative_to(folder).with_suffix("")) for path in sorted(folder.glob("*/*.h5ad"))]
+    if source.endswith(".h5ad"):
         return Path(source)
     if source in known:
-        return project.root / "predictions" / f"{source}.h5ad"
+        return project.predictions(f"{source}.h5ad")
     samples = project.sample_names()
     if source in samples:
         return None
@@ -177,20 +184,16 @@ def find_prediction(project: Project, source: str) -> Path | None:
     )
 
 
-def _predictions(project: Project) -> list[Path]:
-    return sorted((project.root / "predictions").glob("*/*.h5ad"))
-
-
 def of_prediction(project: Project, path: Path, genes: Sequence[str], places: bool, image: bool) -> Export:
     """A prediction's cells, which may be some of the sample's only; with `places` their outlines from the project."""
     file = PredictionFile(path)
     names, columns = _chosen(file.genes, genes)
     sample = project.sample(file.about["sample"]["name"]) if places else None
     about = {
-        "ds2c": __version__,
-        "prediction": {"file": path.name, "sha256": file_hash(path), "mode": file.about["mode"]},
+        "prediction": {"sha256": file_hash(path), "mode": file.about["mode"]},
         "checkpoint": {key: file.about["checkpoint"].get(key) for key in ("name", "hash")},
         "sample": file.about["sample"],
+        "prepared": sample.record["recipe"] if sample else None,  # its outlines
     }
     matrices = {key: partial(_columns, partial(file.block, key), columns) for key in file.matrices}
     obs = file.obs.set_axis(file.obs.index.astype(str)).rename_axis("cell_id")
@@ -215,7 +218,6 @@ def of_sample(sample: Sample, genes: Sequence[str], places: bool, image: bool) -
     elif genes:
         raise InputError(f"sample {sample.name} has no counts of cells to choose genes of", "Leave out --genes.")
     about = {
-        "ds2c": __version__,
         "prepared": sample.record["recipe"],
         "sample": {"name": sample.name, "slide_fingerprint": sample.slide_fingerprint, "mpp": sample.mpp},
     }
@@ -287,8 +289,9 @@ def _classes_of_column(column: pd.Series, colours: Any) -> Classes:
     if len(names) > MOST_CLASSES:
         raise UsageError(f"{column.name} has {len(names):,} values, too many to be classes", "Choose another column.")
     codes = values.codes.to_numpy()
-    palette = [_rgb(str(colour)) for colour in colours] if colours is not None else []
-    return Classes(names, palette if len(palette) == len(names) else spread_colours(len(names)), _slice_of(codes))
+    if colours is None or len(colours) < len(names):
+        return Classes(names, spread_colours(len(names)), _slice_of(codes))
+    return Classes(names, [_bytes_of(to_rgb(str(colour))) for colour in colours], _slice_of(codes))
 
 
 def _classes_of_genes(found: Export) -> Classes:
@@ -320,16 +323,13 @@ def _slice_of(codes: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 def spread_colours(number: int) -> list[tuple[int, int, int]]:
     """Colours that differ: hues a golden ratio apart, as light as shows on H&E."""
-    hues = (0.61 + 0.618034 * i for i in range(number))
-    return [
-        tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue % 1, 0.45 + 0.1 * (i % 2), 0.95))  # type: ignore[misc]
-        for i, hue in enumerate(hues)
-    ]
+    hues = ((0.61 + 0.618034 * i) % 1 for i in range(number))
+    return [_bytes_of(colorsys.hls_to_rgb(hue, 0.45 + 0.1 * (i % 2), 0.95)) for i, hue in enumerate(hues)]
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
-    """#rrggbb or #rrggbbaa, as scanpy keeps colours, as numbers."""
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+def _bytes_of(colour: tuple[float, float, float]) -> tuple[int, int, int]:
+    red, green, blue = (round(255 * part) for part in colour)
+    return red, green, blue
 
 
 def _is_zarr(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 import uuid
 import warnings
@@ -36,7 +37,6 @@ from ds2c_cli.io.spatialdata_export import write_spatialdata
 from ds2c_cli.material import Sources
 from ds2c_cli.predict import predict
 from ds2c_cli.prepare import prepare
-from ds2c_cli.progress import silent
 from ds2c_cli.project import Project, replacing_folder
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.train import train
@@ -202,7 +202,9 @@ def marked(tmp_path) -> tuple[Path, Export]:
 
 def test_cells_lie_on_their_pixels_at_every_scale(marked):
     path, made = marked
-    write_spatialdata(path, made, silent)
+    told = []
+    write_spatialdata(path, made, lambda *words: told.append(words))
+    assert [done for stage, done, *_ in told if "slide" in stage] == list(range(1, 7))  # every tile once
     data = spatialdata.read_zarr(path)
     levels = list(data["slide"].children)
     assert [data["slide"][level]["image"].shape[1:] for level in levels] == [(1303, 2601), (651, 1300), (325, 650)]
@@ -339,7 +341,7 @@ def test_classes_of_a_column_with_scanpys_colours(project, write, tmp_path):
     kinds = np.array(["tumour", "T cell: CD8", "stroma"])[np.arange(table.n_obs) % 3].astype(object)
     kinds[4] = np.nan
     table.obs["kind"] = pd.Categorical(kinds, categories=["stroma", "T cell: CD8", "tumour"])
-    table.uns["kind_colors"] = ["#00ff00", "#0000ff", "#ff0000"]
+    table.uns["kind_colors"] = ["#00ff00", "blue", "#ff0000ff"]
     table.write_h5ad(tmp_path / "mine.h5ad")
     found = features(write(str(tmp_path / "mine.h5ad"), "geojson", genes=["AGR2"], class_by="kind"))
     assert [feature["properties"].get("classification") for feature in found[:5]] == [
@@ -526,6 +528,24 @@ def test_a_changed_prediction_is_another_export(project, tmp_path):
         export(project, [str(tmp_path / "mine.h5ad")], "geojson", ["AGR2"], "kind", output=out)
 
 
+def test_other_outlines_are_another_export(home, project, tmp_path):
+    """The sample may have been prepared again; a table does not show it."""
+    again = Project(tmp_path / "again")
+    shutil.copytree(project.root, again.root)
+    out = {to: tmp_path / f"cells{FORMATS[to].suffixes[0]}" for to in ("geojson", "parquet")}
+    for to, path in out.items():
+        export(again, ["additive/dots"], to, ["AGR2"], output=path)
+    sample = again.sample("dots")
+    moved = pd.DataFrame({"cell_id": sample.cells["cell_id"], "x_pixel": sample.cells["x"] + 1, "y_pixel": 500.0})
+    moved.to_csv(tmp_path / "moved.csv", index=False)
+    prepare(
+        again, Sources(sample.slide, str(tmp_path / "moved.csv"), trust_coordinates=True), GEOMETRY, "dots", force=True
+    )
+    assert export(again, ["additive/dots"], "parquet", ["AGR2"], output=out["parquet"])[0].unchanged
+    with pytest.raises(UsageError, match="made from other"):
+        export(again, ["additive/dots"], "geojson", ["AGR2"], output=out["geojson"])
+
+
 def test_a_csv_that_was_edited_is_not_taken_for_ours(write, project):
     path = write("additive/one", "csv", genes=["AGR2"])
     text = path.read_text()
@@ -589,6 +609,11 @@ def test_an_unknown_source_lists_what_there_is(write):
         write("three", "geojson")
     assert "additive-deconvolve/one" in error.value.message
     assert "dots, odd, one" in error.value.message
+
+
+def test_a_file_that_is_not_there(write):
+    with pytest.raises(InputError, match="there are no predictions gone"):
+        write("gone.h5ad", "csv")
 
 
 def test_a_sample_without_outlines_names_the_command(home, project, tmp_path):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import anndata
@@ -50,9 +54,9 @@ def write_spatialdata(path: Path, export: Export, progress: Progress) -> None:
             raise InputError(
                 f"the cells of {export.name} cannot be a SpatialData: {error}", "Rename the column in obs."
             ) from error
-        images = {} if place.slide is None else {IMAGE: _image(place.slide, place.mpp)}
+        stage = f"export slide {export.name}"
+        images = {} if place.slide is None else {IMAGE: _image(place.slide, place.mpp, partial(progress, stage))}
         data = spatialdata.SpatialData(images=images, shapes=shapes, tables=tables)
-        progress(f"export {export.name}", 0, len(export), "slide and shapes")
         data.write(path, update_sdata_path=False)
         write_matrices(zarr.open_group(path / "tables" / TABLE, mode="r+"), export, progress)
         sign(zarr.open_group(path, mode="r+", use_consolidated=False), export.about)
@@ -64,16 +68,21 @@ def _systems(mpp: float) -> dict[str, Any]:
     return {SYSTEM: Identity(), MICRONS: Scale([mpp, mpp], axes=("x", "y"))}
 
 
-def _image(slide: Slide, mpp: float) -> Any:
-    """The slide as a pyramid that is read tile by tile while it is written."""
+def _image(slide: Slide, mpp: float, tell: Callable[[int, int, str], None]) -> Any:
+    """The slide as a pyramid, each tile of which is read once, while it is written."""
     import dask.array
     from spatialdata.models import Image2DModel
 
     def tile(block_info: Any = None) -> np.ndarray:
         _, (top, bottom), (left, right) = block_info[None]["array-location"]
-        return np.moveaxis(slide.read(left, top, right - left, bottom - top), -1, 0)
+        pixels = slide.read(left, top, right - left, bottom - top)
+        with one_at_a_time:  # tiles are read by several threads
+            tell(next(done), tiles, "tiles")
+        return np.moveaxis(pixels, -1, 0)
 
+    done, one_at_a_time = count(1), Lock()
     chunks = ((3,), *(dask.array.core.normalize_chunks(TILE, (size,))[0] for size in (slide.height, slide.width)))
+    tiles = len(chunks[1]) * len(chunks[2])
     pixels = dask.array.map_blocks(tile, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
     halvings = max(0, math.ceil(math.log2(max(slide.width, slide.height) / SMALLEST)))
     halvings = min(halvings, int(math.log2(min(slide.width, slide.height))))
