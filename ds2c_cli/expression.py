@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -75,6 +76,21 @@ def select_genes(counts: sparse.csr_matrix, genes: Iterable[str], panel: Sequenc
             "Use a model trained on this panel.",
         )
     return counts[:, [position[gene] for gene in panel]].tocsr()
+
+
+def find_genes(genes: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """Columns (k,) of the genes wanted, in their order; raises InputError that offers the nearest names for those that
+    are not there."""
+    position = {gene: i for i, gene in enumerate(genes)}
+    missing = [gene for gene in wanted if gene not in position]
+    if missing:
+        lower = {gene.lower(): gene for gene in genes}
+        near = [lower[name] for gene in missing[:3] for name in difflib.get_close_matches(gene.lower(), lower)]
+        raise InputError(
+            f"there is no gene {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''} among the {len(genes):,}",
+            f"Near are {', '.join(dict.fromkeys(near))}." if near else f"The first are {', '.join(genes[:3])}.",
+        )
+    return np.array([position[gene] for gene in dict.fromkeys(wanted)], np.int64)
 
 
 def seurat_v3_variance(counts: sparse.csr_matrix) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from matplotlib.patches import Rectangle
 from . import schema
 from .drawing import colour_bar, paint_cells, paint_spots, scale_bar, scale_of, show_slide
 from .errors import InputError, UsageError
-from .expression import log_share
+from .expression import find_genes, log_share
 from .io.predictions import PredictionFile
 from .io.slides import Slide, open_slide
 from .progress import Progress, silent
@@ -88,11 +87,11 @@ def plot(
             layers.append(Layer("predicted", predicted, about=f" by {chosen.parent.name}{fit}" if chosen else ""))
         if not layers:
             known = sorted({*(file.genes if file else ()), *measured.genes})
-            near = ", ".join(get_close_matches(gene, known, 3, 0.5)) or ", ".join(known[:3])
-            raise InputError(
-                f"sample {sample.name} has no gene {gene!r}, measured or predicted",
-                f"It has {near}, ..." if known else "Run `ds2c predict` first.",
-            )
+            if not known:
+                raise InputError(
+                    f"sample {sample.name} has neither counts nor a prediction", "Run `ds2c predict` first."
+                )
+            find_genes(known, [gene])
         figure = _draw(sample, slide, outline, gene, layers, window)
         plain = re.sub(r"[^\w.+-]", "_", gene)
         path = output or folder / f"{sample.name}-{plain}.png"

@@ -6,6 +6,7 @@ SAMPLE_VERSION = 1  # samples/<sample>/
 CHECKPOINT_VERSION = 1  # checkpoints/<name>.pt
 PREDICTION_VERSION = 1  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
 METRICS_VERSION = 1  # evaluation/<name>/metrics.json
+EXPORT_VERSION = 1  # exports/
 
 # Files of a project (DESIGN 4)
 SETTINGS_FILE = "ds2c.toml"

@@ -26,7 +26,7 @@ LAYERS = (
     ("cache", "segments", "claims", "upkeep", "carry"),
     ("encoders", "device"),
     ("models",),
-    ("prepare", "embed", "train", "predict", "evaluate", "report", "plot", "demo", "doctor", *STEP_HELPERS),
+    ("prepare", "embed", "train", "predict", "evaluate", "report", "plot", "export", "demo", "doctor", *STEP_HELPERS),
     ("console",),
     ("cli", "__main__"),
 )

@@ -86,8 +86,8 @@ def test_measured_genes_need_no_prediction(home):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("true", "SLPX"), 3, "has no gene 'SLPX', measured or predicted hint: It has SLPI"),
-        (("bare", "SLPI"), 3, "hint: Run `ds2c predict` first."),
+        (("true", "SLPX"), 3, "there is no gene SLPX among the 120 hint: Near are SLPI"),
+        (("bare", "SLPI"), 3, "sample bare has neither counts nor a prediction hint: Run `ds2c predict` first."),
         (("true", "SLPI", "--prediction", "other"), 3, "(sample true has: model)"),
         (("true", "SLPI", "--window", "9000,0,50,50"), 2, "is not on the slide, which is 512 x 512 um"),
         (("true", "SLPI", "--window", "1,2,3"), 2, "Write X,Y,WIDTH,HEIGHT in microns"),

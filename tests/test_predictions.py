@@ -162,6 +162,56 @@ def test_scanpy_draws_a_gene_on_the_slide(written):
     pyplot.close("all")
 
 
+@pytest.fixture
+def patterned(written, obs):
+    """A prediction whose genes are a gradient across the slide, a checkerboard of 300 px, the same in every cell
+    (squidpy has no autocorrelation for it) and two of noise."""
+    x, y = obs["x"].to_numpy(), obs["y"].to_numpy()
+    noise = np.random.default_rng(3).random((2, CELLS))
+    values = np.column_stack([x / 900, (x // 300 + y // 300) % 2, np.ones(CELLS), *noise])
+    with h5py.File(written, "r+") as file:
+        file["X"][:], file[f"layers/{schema.LAYER_SPOT_SHARE}"][:] = values, 2 * values
+    return anndata.read_h5ad(written)
+
+
+@pytest.mark.parametrize("layer", [None, schema.LAYER_SPOT_SHARE])
+def test_squidpy_finds_the_genes_that_vary_in_space(patterned, layer):
+    import squidpy
+
+    squidpy.gr.spatial_neighbors(patterned, coord_type="generic", n_neighs=6)
+    graph = patterned.obsp["spatial_connectivities"]
+    assert graph.shape == (CELLS, CELLS)
+    assert np.asarray(graph.sum(1)).min() >= 6
+    genes = [gene for gene in GENES if gene != GENES[2]]
+    squidpy.gr.spatial_autocorr(patterned, mode="moran", genes=genes, layer=layer, n_perms=100, seed=0, n_jobs=1)
+    found = patterned.uns["moranI"]
+    assert found.index[0] == GENES[0]
+    assert found.loc[GENES[0], "I"] > 0.8
+    assert found.loc[GENES[0], "pval_sim"] < 0.02
+    assert found.loc[GENES[3:], "I"].abs().max() < 0.25
+    # Moran's I by its definition, with rows of the graph that sum to one, as squidpy weighs them.
+    weight = graph.toarray() / graph.toarray().sum(1, keepdims=True)
+    for gene in genes:
+        value = patterned[:, gene].X.ravel().astype(float)
+        value -= value.mean()
+        expected = len(value) / weight.sum() * (value @ weight @ value) / (value @ value)
+        assert found.loc[gene, "I"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_scanpy_paints_cells_in_microns(patterned):
+    import scanpy
+    from matplotlib import pyplot
+
+    (axes,) = scanpy.pl.spatial(patterned, color=GENES[0], spot_size=10, show=False)
+    painted = axes.collections[0]
+    centre = np.array([path.vertices.mean(0) for path in painted.get_paths()])
+    assert len(centre) == CELLS
+    assert np.allclose(centre[:, 0], 0.5 * 900 * np.asarray(painted.get_array()), atol=2)  # each in its own colour
+    assert np.ptp(centre[:, 1]) == pytest.approx(np.ptp(patterned.obsm[schema.OBSM_UM][:, 1]), abs=4)
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # y runs down, as on the slide
+    pyplot.close("all")
+
+
 def test_anndata_writes_it_again_and_takes_parts_of_it(written, tmp_path, matrices):
     table = anndata.read_h5ad(written)
     table[table.obs["inside"], ["KRT8", "CD3E"]].write_h5ad(tmp_path / "part.h5ad")

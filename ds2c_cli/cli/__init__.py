@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..console import console
 from ..errors import Stopped, UsageError
-from . import cache, demo, doctor, embed, encoders, evaluate, plot, predict, prepare, train
+from . import cache, demo, doctor, embed, encoders, evaluate, export, plot, predict, prepare, train
 
 COMMANDS = [
     ("prepare", prepare),
@@ -24,6 +24,7 @@ COMMANDS = [
     ("predict", predict),
     ("evaluate", evaluate),
     ("plot", plot),
+    ("export", export),
     ("encoders", encoders),
     ("doctor", doctor),
     ("demo", demo),

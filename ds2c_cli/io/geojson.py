@@ -121,9 +121,12 @@ def _object_kind(feature: dict[str, Any]) -> str:
 
 
 def _feature_id(feature: dict[str, Any], ordinal: int) -> str:
-    """The feature's id, else its property cell_id or name, else its ordinal."""
+    """The cell_id in its properties or in QuPath's metadata, where `ds2c export` puts it beside the UUID that QuPath
+    wants; else the feature's id, else its name, else its ordinal."""
     properties = feature.get("properties") or {}
-    for name in (feature.get("id"), properties.get("cell_id"), properties.get("name")):
+    metadata = properties.get("metadata")
+    told = metadata.get("cell_id") if isinstance(metadata, dict) else None
+    for name in (properties.get("cell_id"), told, feature.get("id"), properties.get("name")):
         if name not in (None, "") and str(name) not in QUPATH_KINDS:
             return str(name)
     return str(ordinal)

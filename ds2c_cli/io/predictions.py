@@ -14,6 +14,7 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from anndata.io import read_elem
 
 from .. import schema
 from ..errors import InputError
@@ -80,17 +81,19 @@ def create_predictions(
 
 
 class PredictionFile:
-    """A prediction on disk: its genes, cells, provenance, and rows of `spot_share` on demand."""
+    """A prediction on disk: its genes, cells, provenance, and rows of its matrices on demand."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise InputError(f"there are no predictions {path}", "Run `ds2c predict` first.")
+        self.path = path
         try:
-            table = anndata.read_h5ad(path, backed="r")
-            self.about: dict[str, Any] = json.loads(table.uns[schema.UNS])
-            self.genes, self.cell_id = list(table.var_names), table.obs_names.to_numpy()
-            table.file.close()
             self._file = h5py.File(path, "r")
+            # Element by element: anndata's backed mode would read the layers.
+            obs, var, self.obsm, self.uns = (read_elem(self._file[name]) for name in ("obs", "var", "obsm", "uns"))
+            self.about: dict[str, Any] = json.loads(self.uns[schema.UNS])
+            self.obs: pd.DataFrame = obs
+            self.genes, self.cell_id = list(var.index), obs.index.to_numpy()
             self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
             version = self.about["version"]
         except (OSError, KeyError, ValueError) as error:
@@ -101,14 +104,29 @@ class PredictionFile:
                 "Run `ds2c predict` again, or use the ds2c that wrote it.",
             )
 
-    def gene(self, layer: str, gene: str) -> np.ndarray:
-        """(cells,) float32 of one gene in a layer; raises KeyError for a layer or ValueError for a gene it lacks."""
-        return self._file[f"layers/{layer}"][:, self.genes.index(gene)]
-
     def spot_share(self, rows: np.ndarray) -> np.ndarray:
         """(n, genes) float32 of these cells (n,), in any order."""
         unique, inverse = np.unique(rows, return_inverse=True)
         return self._share[unique][inverse]
+
+    @property
+    def matrices(self) -> list[str]:
+        """Which there are: X, spot_share and, in mode deconvolve, counts."""
+        return ["X", *(name for name in (schema.LAYER_SPOT_SHARE, schema.LAYER_COUNTS) if name in self._file["layers"])]
+
+    def block(self, matrix: str, begin: int, end: int) -> np.ndarray:
+        """(end - begin, genes) of one of the `matrices`; raises InputError where other software stored it sparse."""
+        return self._matrix(matrix)[begin:end]
+
+    def gene(self, matrix: str, gene: str) -> np.ndarray:
+        """(cells,) of one of the `genes`, likewise."""
+        return self._matrix(matrix)[:, self.genes.index(gene)]
+
+    def _matrix(self, name: str) -> h5py.Dataset:
+        found = self._file.get("X" if name == "X" else f"layers/{name}")
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(f"{self.path} has no dense matrix {name}", "Give the file that `ds2c predict` wrote.")
+        return found
 
 
 def recorded_recipe(path: Path) -> str | None:

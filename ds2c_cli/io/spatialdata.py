@@ -12,6 +12,7 @@ from .outlines import Found
 from .tables import identifiers, listed, readable
 
 SYSTEM = "global"  # SpatialData's default coordinate system, here level-0 pixels
+CELLS, CELL_POINTS = "cells", "cell_points"  # as `ds2c export` names its shapes; the second beside polygons only
 
 
 def is_spatialdata(path: Path) -> bool:
@@ -33,7 +34,7 @@ def load_spatialdata() -> Any:
 
 def read_spatialdata_shapes(path: Path) -> tuple[Found, np.ndarray]:
     """Shapes in the coordinate system `global` (or the only one), which must be the slide's level-0 pixels; circles as
-    their centres.
+    their centres. Unless others are named they are the only ones, or those that `ds2c export` names its cells.
 
     Raises InputError for a store without shapes, with several of which none is named, or without such a system.
     """
@@ -45,21 +46,28 @@ def read_spatialdata_shapes(path: Path) -> tuple[Found, np.ndarray]:
     with readable(store, "SpatialData"):
         data = spatialdata.read_zarr(store, selection=("shapes",))
     names = sorted(data.shapes)
-    if wanted not in names and (wanted or len(names) != 1):
+    ours = [name for name in (CELLS, CELL_POINTS) if name in names]
+    chosen = [wanted] if wanted else names if len(names) == 1 else ours
+    if not chosen or not set(chosen) <= set(names):
         lacks = f"no shapes {wanted!r}" if wanted else "several shapes, and which are the cells is not clear"
         raise InputError(
             f"{store} has {lacks if names else 'no shapes'}: it has {listed(names)}",
             f"Name them: --cells {store}/shapes/NAME.",
         )
-    shapes = data.shapes[wanted or names[0]]
+    moved = [_in_pixels(spatialdata, store, name, data.shapes[name]) for name in chosen]
+    cell_id = identifiers(store, np.concatenate([shapes.index.to_numpy() for shapes in moved]), "cell")
+    outline = np.concatenate([shapes.geometry.to_numpy() for shapes in moved])
+    return Found(store, cell_id, np.arange(1, len(cell_id) + 1)), outline
+
+
+def _in_pixels(spatialdata: Any, store: Path, name: str, shapes: Any) -> Any:
+    """Shapes moved into the slide's pixels."""
     systems = sorted(spatialdata.transformations.get_transformation(shapes, get_all=True))
     system = SYSTEM if SYSTEM in systems else systems[0]
     if system != SYSTEM and len(systems) > 1:
         raise InputError(
-            f"the shapes {wanted or names[0]} of {store} have the coordinate systems {listed(systems)}",
+            f"the shapes {name} of {store} have the coordinate systems {listed(systems)}",
             f"Name the one of the slide's level-0 pixels {SYSTEM!r}.",
         )
     with readable(store, "SpatialData"):
-        moved = spatialdata.transform(shapes, to_coordinate_system=system)
-    cell_id = identifiers(store, moved.index.to_numpy(), "cell")
-    return Found(store, cell_id, np.arange(1, len(cell_id) + 1)), moved.geometry.to_numpy()
+        return spatialdata.transform(shapes, to_coordinate_system=system)

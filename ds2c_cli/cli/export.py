@@ -1,0 +1,59 @@
+"""ds2c export: options, one call, print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import console
+from .options import DebugOption, ForceOption, JsonOption, ProjectOption, listed
+
+
+def command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PREDICTION|SAMPLE...",
+            help="Files that `ds2c predict` wrote, their NAME/SAMPLE in the project, or samples.",
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="spatialdata, geojson (QuPath's detections), parquet or csv (a row a cell and gene), zarr (AnnData).",
+        ),
+    ],
+    genes: Annotated[
+        list[str] | None, typer.Option(metavar="A,B", help="Only these genes: A,B or repeated; or all.")
+    ] = None,
+    class_by: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN",
+            help="geojson: classes in colour, by a column of the cells; or genes: which of them stands out most.",
+        ),
+    ] = "",
+    image: Annotated[bool, typer.Option(help="spatialdata: with the slide's pixels.")] = True,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="PATH", help="By default in the project's exports/.")
+    ] = None,
+    project: ProjectOption = Path(),
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write predictions or samples for other software: SpatialData, QuPath, tables, Zarr."""
+    console.configure(json=json, debug=debug)
+    from ..export import export
+    from ..project import Project
+
+    with console.progress() as tell:
+        exports = export(Project(project), sources, to, listed(genes), class_by, image, output, force, tell)
+    for done in exports:
+        state = "is up to date" if done.unchanged else f"{done.cells:,} cells, {done.genes:,} genes"
+        console.note(f"{done.path}: {state}")
+    console.result([done.path for done in exports], {"exports": [asdict(done) for done in exports]})
