@@ -13,7 +13,7 @@ import torch
 
 from . import schema
 from .bags import Bags
-from .errors import InputError
+from .errors import InputError, UsageError
 from .models import MODELS, SpotModel
 from .project import file_hash, replacing
 from .settings import Geometry, Training
@@ -79,8 +79,18 @@ class Checkpoint:
 
 
 def build_model(settings: Training, dimension: int, genes: int) -> SpotModel:
-    """An untrained model by its name."""
-    return MODELS[settings.model](dimension, genes, settings.hidden, settings.dropout)
+    """An untrained model by its name, in the shape that the settings say.
+
+    Raises UsageError for a setting that the model does not have.
+    """
+    model = MODELS[settings.model]
+    for name in ("context", "pooling"):
+        if name not in model.options and getattr(settings, name) != getattr(Training, name):
+            raise UsageError(
+                f"{settings.model} has no --{name}", f"Leave it out, or choose another --model than {settings.model}."
+            )
+    options = {name: getattr(settings, name) for name in model.options}
+    return model(dimension, genes, settings.hidden, settings.dropout, **options)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -13,6 +13,8 @@ from .errors import UsageError
 Layout = Literal["grid", "hex"]
 Membership = Literal["margin", "overlap", "centroid"]
 Pseudospot = Literal["cells", "transcripts"]
+Context = Literal["cell", "spot", "neighbours"]
+Pooling = Literal["sum", "mean", "gru"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class Training:
     epochs: int = 500
     patience: int = 20  # epochs without a better validation loss before stopping
     genes: int = 0  # the most variable genes to model; 0: all of the shared panel
+    # Ablations of the DeepSets network: what a cell's vector holds beside the cell (spot: the spot's tile; neighbours:
+    # that and the tiles around it), and how the paper's form makes one vector of a spot's cells.
+    context: Context = "neighbours"
+    pooling: Pooling = "sum"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:

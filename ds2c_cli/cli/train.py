@@ -43,6 +43,10 @@ def command(
     hidden: Annotated[int | None, typer.Option(help="Width of the layers.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
     batch_spots: Annotated[int | None, typer.Option(help="Spots a step.")] = None,
+    context: Annotated[
+        str | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="Of --model paper over a spot's cells: sum, mean, gru.")] = None,
     encoder: EncoderOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = "auto",
@@ -65,6 +69,7 @@ def command(
     flags = {
         "model": model, "seed": seed, "genes": genes, "epochs": epochs, "patience": patience,
         "learning_rate": learning_rate, "hidden": hidden, "dropout": dropout, "batch_spots": batch_spots,
+        "context": context, "pooling": pooling,
     }  # fmt: skip
     settings = home.settings(Training, flags)
     embedding = home.embedding(home.settings(Embedding, {"encoder": encoder, "precision": precision}))

@@ -15,6 +15,7 @@ class SpotModel(nn.Module):
     """A model over d-dimensional embeddings and G genes; a new one is a subclass and an entry in `MODELS`."""
 
     learning_rate: ClassVar[float] = 1e-4  # of Adam, the paper's; used unless the settings say another
+    options: ClassVar[tuple[str, ...]] = ()  # the settings of training that shape this model beside width and dropout
 
     @abstractmethod
     def spot(self, bag: Bag) -> torch.Tensor:
