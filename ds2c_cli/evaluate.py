@@ -21,7 +21,7 @@ from .errors import InputError
 from .expression import log_share
 from .io.counts import Counts
 from .io.predictions import PredictionFile
-from .metrics import RESAMPLES, Moments, blocks_of, centred_by, scores
+from .metrics import Moments, blocks_of, centred_by, scores
 from .models.baselines import BASELINES, Baseline
 from .predict import CELLS_AT_ONCE, cache_for, check_fit, chunks, share_out
 from .progress import Progress, silent
@@ -61,11 +61,12 @@ class Painted:
     pearson: float
     spot_points: np.ndarray
     spots: np.ndarray
+    encoder: str = ""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One source on one sample: tidy rows with their 10,000 resampled values (rows, 10000), scores a gene, pictures.
+    """One source on one sample: tidy rows with their resampled values (rows, 10,000), scores a gene, pictures.
 
     Resamples of one sample and scenario draw the same blocks whatever the model, so differences of two are paired.
     """
@@ -412,7 +413,7 @@ class _Table:
             )
         return Scored(
             rows,
-            np.array(resamples, np.float32).reshape(len(rows), RESAMPLES),
+            np.array(resamples, np.float32),
             pd.concat(by_gene, ignore_index=True) if by_gene else pd.DataFrame(),
             self._painted(),
             self.left_out,
