@@ -321,10 +321,10 @@ def _costs(results: Results) -> list[Table]:
     trained = steps[steps["step"] == "train"]
     by_model = results.rows.drop_duplicates("checkpoint").set_index("checkpoint")
     known = trained[trained["what"].isin(by_model.index)]
-    models = by_model.loc[known["what"], ["model", "encoder"]].agg(", ".join, axis=1).to_numpy()
+    called = by_model["model"] + ", " + by_model["encoder"]
     rows = [
-        [model, len(part), float(part["seconds"].mean()), float(part["memory_mb"].max())]
-        for model, part in known.groupby(models, sort=False)
+        [str(model), len(part), float(part["seconds"].mean()), float(part["memory_mb"].max())]
+        for model, part in known.assign(called=known["what"].map(called)).groupby("called", sort=False)
     ]
     return [table, Table("Trainings", ["model", "times", "seconds each", "most memory MB"], rows)]
 
