@@ -21,6 +21,7 @@ from .errors import InputError
 from .evaluate import Painted, Piece, Scored, pieces_of, score
 from .manifest import prepare_all
 from .metering import Cost, measured
+from .models import MODELS
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
 from .train import CELL_SUPERVISED, train
@@ -88,17 +89,20 @@ def run(
             report(not done.unchanged, f"{done.n_cells:,} cells")
     names = [request.name for request in plan.requests]
     check_one_geometry(project.samples(names))
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
     for encoder in plan.encoders:
-        with meter.step("embed", encoder.name) as report:
-            embedded = embed(project, encoder.settings, cache_root, names, device, progress=progress)
-            report(embedded.encoded > 0, f"{embedded.encoded:,} tiles")
-        entries[encoder.name] = next(e for e in project.embeddings() if e["fingerprint"] == embedded.fingerprint)
+        for features in dict.fromkeys(MODELS[model.settings.model].features for model in plan.models):
+            settings = replace(encoder.settings, features=features)
+            with meter.step("embed", f"{features} by {encoder.name}") as report:
+                embedded = embed(project, settings, cache_root, names, device, progress=progress)
+                report(embedded.encoded > 0, f"{embedded.encoded:,} tiles")
+            entry = next(e for e in project.embeddings() if e["fingerprint"] == embedded.fingerprint)
+            entries[encoder.name, features] = entry
 
     def learn(job: Job) -> Path:
         path = project.checkpoint(job.name)
         settings = replace(job.model.settings, seed=job.seed or 0)
-        entry = entries[job.encoder.name]
+        entry = entries[job.encoder.name, MODELS[settings.model].features]
         with meter.step("train", job.name) as report:
             trained = train(
                 project, settings, entry, cache_root, path, job.fold.train, device=device, progress=progress

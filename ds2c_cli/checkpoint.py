@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +50,11 @@ class Checkpoint:
     def standardise(self, bags: Bags) -> Bags:
         """Bags with embeddings and areas on the scale of the training data."""
         area = bags.area / self.mean_area
-        return Bags(
-            (bags.cells - self.centre) / self.spread,
-            torch.where(torch.isfinite(area), area, 1.0),
-            bags.inside,
-            bags.start,
-            (bags.tiles - self.centre) / self.spread,
-            bags.around,
-            bags.cell_row,
-            bags.sample,
-        )
+        bags = replace(bags, area=torch.where(torch.isfinite(area), area, 1.0))
+        if bags.superpixels:
+            return replace(bags, superpixels=bags.superpixels.scaled(self.centre, self.spread))
+        cells, tiles = ((vectors - self.centre) / self.spread for vectors in (bags.cells, bags.tiles))
+        return replace(bags, cells=cells, tiles=tiles)
 
     def save(self, path: Path) -> None:
         """Write atomically."""
@@ -134,10 +129,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mean (d,) and SD (d,) over the cell and spot tiles of the training spots, and their cells' mean area (um2)."""
+    """Mean (d,) and SD (d,) over the cell and spot tiles, or the superpixels, of the training spots, and their cells'
+    mean area (um2).
+    """
     chosen = torch.from_numpy(spots)
     cells, _ = bags.cell_index(chosen)
     cells = cells[bags.inside[cells]]
-    vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]])
+    if bags.superpixels:
+        vectors = bags.superpixels.features[bags.superpixels.of_spots.of(chosen)[0]]
+    else:
+        vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]])
     spread = vectors.std(0, correction=0)
     return vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean())

@@ -22,6 +22,7 @@ from .expression import log_share
 from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
+from .models.bag import segment_sum
 from .models.baselines import BASELINES, Baseline
 from .predict import CELLS_AT_ONCE, cache_for, check_fit, chunks, share_out
 from .progress import Progress, silent
@@ -29,6 +30,7 @@ from .project import Project, Sample, recipe_hash, replacing, write_json
 from .settings import Geometry
 from .train import CELL_SUPERVISED
 
+MOST_HELD = 300_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
 SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
 
 
@@ -171,12 +173,17 @@ def score(
     """
     truth = _truth(sample, about["genes"])
     table = _Table(truth, scenario, about["genes"], gene)
+    if truth.cells is not None and len(sample.cells) * len(about["genes"]) < MOST_HELD:
+        held = list(pieces())
+        pieces = lambda: iter(held)  # noqa: E731
     rates = np.zeros(truth.spots.shape, np.float32)
     for piece in pieces():
         table.add(label, piece)
         if truth.cells is not None:
-            member = piece.inside
-            np.add.at(rates, piece.spot_of[member], np.expm1(piece.share[member]))
+            member = torch.from_numpy(piece.inside)
+            spot_of = torch.from_numpy(piece.spot_of - piece.spots[0])[member]
+            total = segment_sum(torch.from_numpy(piece.share).expm1()[member], spot_of, len(piece.spots))
+            rates[piece.spots] = total.numpy()
     if truth.cells is not None:
         known = np.flatnonzero((truth.totals > 0) & (rates.sum(1) > 0))
         around = Multipliers(sample.spots[["x", "y"]].to_numpy()[known], truth.spots[known].toarray(), rates[known])
@@ -360,7 +367,7 @@ class _Table:
         observed = log_share(truth.cells[cells].toarray(), truth.totals[spot_of])
         predicted, block = piece.share[scored], truth.block[spot_of]
         parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
-        if not self.scenario.startswith("IS") and not inside.all():
+        if not self.scenario.startswith("IS") and not inside.all() and SEES_SPOT not in model:
             parts.append((self.scenario, np.ones_like(inside)))
         for scenario, chosen in parts:
             self._add(model, scenario, "pearson", block[chosen], observed[chosen], predicted[chosen])

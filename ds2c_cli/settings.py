@@ -15,6 +15,7 @@ Membership = Literal["margin", "overlap", "centroid"]
 Pseudospot = Literal["cells", "transcripts"]
 Context = Literal["cell", "spot", "neighbours"]
 Pooling = Literal["sum", "mean", "gru"]
+Features = Literal["tiles", "superpixels"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Embedding:
     weights: str = ""  # a file or folder of weights; empty: the hub cache, then the hub
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch_size: int = 0  # tiles encoded at once; 0: found for the device
+    # One vector for each tile of a cell or spot; or, for istar and scstgcn, the encoder's map of features on a grid.
+    features: Features = "tiles"
 
     def __post_init__(self) -> None:
         if self.batch_size < 0:

@@ -8,6 +8,19 @@ import torch
 
 
 @dataclass(frozen=True)
+class SuperpixelBag:
+    """The Q superpixels that a batch sees, each once: first those under its spots and cells, then those around."""
+
+    features: torch.Tensor  # (Q, d)
+    around: torch.Tensor  # (Q, 8) int64, rows of `features`, -1 where there is none or it is too far to matter
+    core: int  # how many lie under a spot or a cell
+    spot_row: torch.Tensor  # (m,) int64, rows of `features` under spots
+    spot_of: torch.Tensor  # (m,) int64, which spot of the batch
+    cell_row: torch.Tensor  # (n,) int64, rows of `features` under cells' boxes
+    cell_of: torch.Tensor  # (n,) int64, which cell of the batch
+
+
+@dataclass(frozen=True)
 class Bag:
     """S spots, the C cells whose context they are, and the U distinct spot tiles these spots see.
 
@@ -21,6 +34,7 @@ class Bag:
     tiles: torch.Tensor  # (U, d) embeddings of spot tiles
     own: torch.Tensor  # (S,) int64, row of `tiles`: the spot's own
     around: torch.Tensor  # (S, k) int64, rows of `tiles`: its neighbours, -1 where missing
+    superpixels: SuperpixelBag | None = None  # instead of the embeddings of tiles, which are 0 wide then
 
     @property
     def n_spots(self) -> int:
