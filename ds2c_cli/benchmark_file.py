@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def read_benchmark(path: Path, split_by: str = "") -> Benchmark:
         if unknown := [key for key in table if key not in (*COLUMNS, "patient")]:
             raise InputError(f"{path}, {place}: {', '.join(unknown)} is not known", f"Keys are {', '.join(COLUMNS)}.")
         rows.append((place, {key: _text(value) for key, value in table.items() if key != "patient"}))
-    requests = requests_of(rows, path, geometry)
+    requests = [_with_donor(request) for request in requests_of(rows, path, geometry)]
     chosen = split_by or document.get("split_by", "donor")
     if chosen not in ("donor", "patient", "sample"):
         raise UsageError(f"split_by is donor, patient or sample, not {chosen!r}", f"Correct {path}.")
@@ -138,10 +138,21 @@ def _group(request: Request, table: dict[str, Any], split_by: str) -> str:
     donor = request.donor or request.name
     if split_by == "donor":
         return donor
-    of_hest = ""
-    if request.sources.hest is not None:
-        of_hest = open_hest(request.sources.hest, request.sources.hest_id).donor
-    return str(table.get("patient", "")) or of_hest or donor
+    return str(table.get("patient", "")) or _patient(request) or donor
+
+
+def _with_donor(request: Request) -> Request:
+    """A HEST sample without a donor is of the patient that HEST names."""
+    return request if request.donor else replace(request, donor=_patient(request))
+
+
+def _patient(request: Request) -> str:
+    """As HEST names them, with the study within which the name holds; empty where it does not say."""
+    if request.sources.hest is None:
+        return ""
+    hest = open_hest(request.sources.hest, request.sources.hest_id)
+    study = str(hest.metadata.get("dataset_title", ""))
+    return f"{study}: {hest.donor}" if study and hest.donor else hest.donor
 
 
 def _folds(

@@ -75,8 +75,9 @@ class Superpixels:
         around = self.around[rows]
         around = torch.where(around >= 0, place[around.clamp(min=0)], -1)
         return SuperpixelBag(
-            self.features[rows], around, len(core), place[spot_rows], spot_of, place[cell_rows], cell_of
-        )
+            self.features[rows], around, len(core), len(core) + len(seen[1]), place[spot_rows], spot_of,
+            place[cell_rows], cell_of,
+        )  # fmt: skip
 
 
 def joined(parts: list[Superpixels]) -> Superpixels:

@@ -14,6 +14,7 @@ class SuperpixelBag:
     features: torch.Tensor  # (Q, d)
     around: torch.Tensor  # (Q, 8) int64, rows of `features`, -1 where there is none or it is too far to matter
     core: int  # how many lie under a spot or a cell
+    near: int  # how many are these or touch one of them; the others are a step further away
     spot_row: torch.Tensor  # (m,) int64, rows of `features` under spots
     spot_of: torch.Tensor  # (m,) int64, which spot of the batch
     cell_row: torch.Tensor  # (n,) int64, rows of `features` under cells' boxes

@@ -23,18 +23,19 @@ class ScstGcn(SuperpixelModel):
 
     def read(self, superpixels: SuperpixelBag) -> torch.Tensor:
         x = torch.cat([superpixels.features[:, : self.fine], superpixels.features[:, -PLACE:]], 1)  # (Q, C + 2)
-        for layer in (self.first, self.second):
-            x = F.leaky_relu(mean_around(layer(x), superpixels.around), 0.1)  # (Q, H)
-        return self.last(x[: superpixels.core])
+        x = F.leaky_relu(self.first(mean_around(x, superpixels.around[: superpixels.near])), 0.1)  # (near, H)
+        x = F.leaky_relu(self.second(mean_around(x, superpixels.around[: superpixels.core])), 0.1)  # (core, H)
+        return self.last(x)
 
 
 def mean_around(values: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
-    """(Q, H): the mean of each superpixel's values and those of the superpixels around it (Q, 8) that there are.
+    """(n, H): the mean of the first n superpixels' values (Q, H) with those of the superpixels around (n, 8).
 
-    Kipf and Welling's normalised adjacency with self-loops, where all have as many neighbours.
+    Kipf and Welling's normalised adjacency with self-loops, where all have as many neighbours; -1 is no neighbour.
     """
-    total, number = values, 1 + (around >= 0).sum(1, keepdim=True)
-    for neighbour in around.T:
-        there = torch.nonzero(neighbour >= 0)[:, 0]
-        total = total.index_add(0, there, values[neighbour[there]])
-    return total / number
+    own = torch.arange(len(around), device=around.device).unsqueeze(1)
+    there = around >= 0
+    index = torch.cat([own, torch.where(there, around, len(values))], 1)  # (n, 9)
+    padded = torch.cat([values, values.new_zeros((1, values.shape[1]))])
+    total = F.embedding_bag(index, padded, mode="sum", padding_idx=len(values))
+    return total / (1 + there.sum(1, keepdim=True))
