@@ -23,7 +23,6 @@ from .report import STYLE, Table, html_figure, html_table
 from .schema import METRICS_VERSION
 from .train import CELL_SUPERVISED
 
-COLUMNS = ("IS_in", "IS_out", "OOS", "OOD")  # the paper's, of cells
 TOPS = ("top50", "top100", "top200")
 OURS = (  # genes, metric, words
     ("hvg50", "pearson", "50 most variable genes"),
@@ -69,7 +68,7 @@ class Board:
         """(design, column) that any model has a score of this metric in, in the paper's order."""
         here = self.rows[self.rows["metric"] == metric]
         found = dict.fromkeys(zip(here["design"], here["column"], strict=True))
-        order = ("IS", *COLUMNS)
+        order = ("IS", "IS_in", "IS_out", "OOS", "OOS_in", "OOS_out", "OOD", "OOD_in", "OOD_out")
         designs = list(dict.fromkeys(self.rows["design"]))
         return sorted(found, key=lambda each: (designs.index(each[0]), order.index(each[1])))
 
@@ -132,8 +131,12 @@ def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path
     return path
 
 
-def tables_of(plan: Benchmark, board: Board, intervals: bool = True) -> list[Table]:
-    """The paper's Table 1, our columns, spots, ablations, and apart from them what was given the measured spot."""
+def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]:
+    """The paper's Table 1, our columns, spots, ablations, and apart from them what was given the measured spot.
+
+    `brief` gives the main ones, without intervals.
+    """
+    intervals = not brief
     names = _names(plan, board)
     image = [name for name in names if not _given_spot(name[0])]
     given = [name for name in names if _given_spot(name[0])]
@@ -143,13 +146,15 @@ def tables_of(plan: Benchmark, board: Board, intervals: bool = True) -> list[Tab
     given = [name for name in given if name[0].removesuffix(f" {SEES_SPOT}") not in apart]
     tables = []
     for title, chosen in (("From the image alone", image), ("Ablations, from the image alone", ablated)):
-        for genes in TOPS:
+        for genes in TOPS if not brief else ("top100",):
             tables.append(_table(board, f"{title}: mean r, top {genes[3:]} genes", chosen, "pearson", genes, intervals))
-        for genes, metric, words in OURS:
+        for genes, metric, words in (one for one in OURS if not brief or one[0] == "hvg50"):
             tables.append(_table(board, f"{title}: mean r, {words}", chosen, metric, genes, intervals))
-        for genes, words in SPOT_LEVEL:
+        for genes, words in (one for one in SPOT_LEVEL if not brief or one[0] == "top100"):
             tables.append(_table(board, f"{title}: spots, mean r, {words}", chosen, "spot_pearson", genes, intervals))
-    for genes, words in (("top100", "top 100 genes"), ("hvg50", "50 most variable genes"), ("all", "all genes")):
+    for genes, words in (
+        ("top100", "top 100 genes"), ("hvg50", "50 most variable genes"), ("all", "all genes"),
+    )[: 1 if brief else None]:  # fmt: skip
         title = f"Given the measured spots (comparable with nothing above): mean r, {words}"
         tables.append(_table(board, title, given, "pearson", genes, intervals))
     return [table for table in tables if table.rows]
@@ -179,14 +184,16 @@ def difference_tables(plan: Benchmark, board: Board) -> list[Table]:
 
 
 def _columns(rows: pd.DataFrame) -> list[str]:
-    """The paper's column of each row, empty where it has none: OOS is over all cells of a sample; its members alone
-    stand for it where no cell is outside or within spots."""
+    """The paper's column of each row, empty where it has none: OOS is over all cells of a sample, and over its members
+    where no cell is outside. What is given the spots has members and others apart everywhere."""
     whole = set(zip(rows["sample"], rows["scenario"], strict=True))
     found = []
-    for sample, scenario, metric in zip(rows["sample"], rows["scenario"], rows["metric"], strict=True):
+    for model, sample, scenario, metric in rows[["model", "sample", "scenario", "metric"]].itertuples(index=False):
         base = scenario.removesuffix("_in").removesuffix("_out")
         if metric in ("spot_pearson", "within_spot"):
             found.append(base)
+        elif _given_spot(model):
+            found.append(scenario if scenario != base else "")
         elif base == "IS":
             found.append(scenario)
         elif scenario == base or (scenario.endswith("_in") and (sample, base) not in whole):

@@ -243,7 +243,8 @@ def _split(
         elif n_learned < len(samples):
             learn.append(rows)
         else:
-            apart, held = hold_out_blocks(sample.spots[["x", "y"]].to_numpy(), sample.neighbours, settings.seed)
+            places = sample.spots[["x", "y"]].to_numpy()
+            apart, held = hold_out_blocks(places, sample.neighbours, settings.seed, usable[rows])
             learn.append(rows[apart])
             stop.append(rows[held])
     chosen = [np.concatenate(part) for part in (learn, stop)]

@@ -52,7 +52,7 @@ def command(
                 console.note(f"{done} of {len(plan.seeds)} seeds done; {report}")
     results = collect(home, plan)
     report = write_benchmark(home, plan, results)
-    for table in tables_of(plan, Board(results), intervals=False):
+    for table in tables_of(plan, Board(results), brief=True):
         console.table(table.title, table.columns, table.rows)
     for reason in results.left_out:
         console.note(f"left out: {reason}")
