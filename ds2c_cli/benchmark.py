@@ -155,7 +155,8 @@ def collect(project: Project, plan: Benchmark) -> Results:
             rows += [{**row, **where} for row in scored.rows]
             resamples.append(scored.resamples)
             genes.append(scored.per_gene.assign(design=job.fold.design, fold=job.fold.number))
-            painted += [one for one in scored.painted if job.seed == plan.seeds[0]]
+            if job.seed == plan.seeds[0]:
+                painted += [replace(one, scenario=job.fold.scenario[sample]) for one in scored.painted]
     if not rows:
         raise InputError(f"nothing has been scored yet in {folder}", "Run `ds2c benchmark` on the file first.")
     steps = folder / "steps.json"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from . import __version__
 from .benchmark import ENSEMBLE, Results
-from .benchmark_file import Benchmark
+from .benchmark_file import IS, Benchmark
 from .evaluate import SEES_SPOT
 from .figures import ablation, areas, cells_per_spot, painted, score_by_genes
 from .models.baselines import BASELINES, SEE_SPOT
@@ -120,7 +120,7 @@ def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path
         )
         parts += [html_table(table) for table in differences]
     parts.append("<h2>Figures</h2>")
-    for name, figure in _figures(project, plan, results).items():
+    for name, figure in _figures(project, plan, board, results).items():
         parts.append(html_figure(results.folder, name, figure))
     parts.append("<h2>What it cost</h2>" + "".join(html_table(table) for table in _costs(results)))
     parts.append(_footer(results))
@@ -263,35 +263,39 @@ def _signed(mean: Mean | None) -> str | None:
     return f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]{sure}"
 
 
-def _figures(project: Project, plan: Benchmark, results: Results) -> dict[str, Figure]:
+def _figures(project: Project, plan: Benchmark, board: Board, results: Results) -> dict[str, Figure]:
+    """Curves and ablations a design, cells a spot, and a gene on each slide by the models that it was held out of."""
+    names = [name for name in _names(plan, board) if name[0] not in BASELINES and not _given_spot(name[0])]
+    several, apart = len(plan.encoders) > 1, _ablations(plan)
+    single = [name for name in names if ENSEMBLE not in name[0]]
+    main = [_called(name, several) for name in single if name[0] not in apart]
+    ablated = [_called(name, several) for name in single if name[0] in apart or name[0] in ("paper", "additive")]
+    pairs = zip(results.per_gene["model"], results.per_gene["encoder"], strict=True)
+    table = results.per_gene.assign(model=[_called(pair, several) for pair in pairs])
     figures = {}
-    table = results.per_gene
-    several = len(plan.encoders) > 1
-    if several:
-        table = table.assign(model=[_called((m, e), m not in BASELINES) for m, e in _pairs(table, plan)])
-    apart = _ablations(plan)
     for design in plan.designs:
         here = table[table["design"] == design]
         metric = "pearson" if (here["metric"] == "pearson").any() else "spot_pearson"
         here = here[here["metric"] == metric]
-        scenarios = [s for s in (*_scenarios(here),) if s in set(here["scenario"])]
-        present = list(dict.fromkeys(here["model"]))
-        plain = [m for m in present if m not in BASELINES and SEES_SPOT not in m]
-        main = [m for m in plain if m.split(" (")[0] not in apart and ENSEMBLE not in m]
-        if scenarios and main:
-            figures[f"genes_{design}"] = score_by_genes(here, main, scenarios)
-        ablated = [m for m in plain if m.split(" (")[0] in apart or m.split(" (")[0] in ("paper", "additive")]
-        if scenarios and apart and len(ablated) > 1:
+        scenarios = _scenarios(here)
+        figures[f"genes_{design}"] = score_by_genes(here, main, scenarios)
+        if apart:
             figures[f"ablation_{design}"] = ablation(areas(here, ablated, scenarios), ablated, scenarios)
     samples = dict.fromkeys(results.rows["sample"])
     figures["cells_per_spot"] = cells_per_spot(
         {name: project.sample(name).spots["n_cells"].to_numpy() for name in samples}
     )
     for sample in samples:
-        shown = [one for one in results.painted if one.sample == sample]
-        first = {_called((one.model, one.encoder), several): one for one in reversed(shown) if one.model not in apart}
-        if first:
-            figures[f"painted_{sample}"] = painted([replace(one, model=name) for name, one in reversed(first.items())])
+        # Of several, the one that the slide was held out of.
+        slides = sorted((one for one in results.painted if one.sample == sample), key=lambda one: one.scenario == IS)
+        first = {(one.model, one.encoder): one for one in reversed(slides)}
+        shown = [
+            replace(first[name], model=f"{_called(name, several)}, {first[name].scenario}")
+            for name in single
+            if name in first and name[0] not in apart
+        ]
+        if shown:
+            figures[f"painted_{sample}"] = painted(shown)
     return figures
 
 
@@ -299,13 +303,8 @@ def _scenarios(table: pd.DataFrame) -> list[str]:
     """Panels of the curves: the paper's columns, OOS over members where no cell is outside."""
     there = set(table["scenario"])
     panels = ["IS_in", "IS_out"] if "IS_in" in there else ["IS"]
-    for base in ("OOS", "OOD"):
-        panels.append(base if base in there else f"{base}_in")
-    return panels
-
-
-def _pairs(table: pd.DataFrame, plan: Benchmark) -> list[tuple[str, str]]:
-    return list(zip(table["model"], table["encoder"], strict=True))
+    panels += [base if base in there else f"{base}_in" for base in ("OOS", "OOD")]
+    return [panel for panel in panels if panel in there]
 
 
 def _costs(results: Results) -> list[Table]:

@@ -64,6 +64,7 @@ class Painted:
     spot_points: np.ndarray
     spots: np.ndarray
     encoder: str = ""
+    scenario: str = ""
 
 
 @dataclass(frozen=True)

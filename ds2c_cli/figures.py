@@ -126,12 +126,12 @@ def painted(shown: Sequence[Painted]) -> Figure:
         axes.set_axis_off()
     length = 10 ** np.floor(np.log10(span[0] / 3))
     x, y = frame[0, 0] + 0.02 * span[0], frame[1, 1] - 0.05 * span[1]
-    edge = {"color": "white", "linewidth": 4}
+    edge = {"color": "white", "linewidth": 4, "zorder": 4}
     axes_of[0].plot([x, x + length], [y, y], **edge)
-    axes_of[0].plot([x, x + length], [y, y], color="black", linewidth=2)
+    axes_of[0].plot([x, x + length], [y, y], color="black", linewidth=2, zorder=5)
     axes_of[0].annotate(
         f"{length:g} um", (x, y), (2, 3), textcoords="offset points", fontsize=7,
-        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}, zorder=6,
     )  # fmt: skip
     scale = "log1p of counts per 10,000 of the spot, each panel from its 1st to 99th percentile"
     figure.suptitle(f"{first.sample}: {scale}", fontsize=9)

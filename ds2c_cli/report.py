@@ -133,7 +133,7 @@ def html_figure(folder: Path, name: str, figure: Figure) -> str:
     with replacing(folder / f"{name}.png") as part:
         part.write_bytes(buffer.getvalue())
     with replacing(folder / f"{name}.pdf") as part:
-        figure.savefig(part, format="pdf", dpi=300)
+        figure.savefig(part, format="pdf", dpi=200)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{encoded}">'
 
