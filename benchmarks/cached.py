@@ -71,7 +71,7 @@ def fill(project: Project, specification: Specification, root: Path, segments: i
     """Random vectors for every tile of the project, in so many segments; how many tiles."""
     cache = Cache(root, specification.fingerprint, specification.recipe.dimension)
     (sample,) = project.samples()
-    _, keys = tiles_of(sample, specification.preprocessing.tile_px)
+    _, keys = tiles_of(sample, specification.description)
     random = np.random.default_rng(0)
     for part in np.array_split(np.arange(len(keys)), segments):
         with cache.writer(specification.description) as writer:
@@ -106,7 +106,7 @@ def parts(project: Project, encoder: str, root: Path) -> dict[str, float]:
     unique = step("each box once", lambda: np.unique(boxes, axis=0))
     keys = step("keys", lambda: tile_keys(sample.slide_fingerprint, unique, tile_px))
     step("look up", lambda: cache.missing(keys))
-    step("plan, with tables read", lambda: plan([sample], cache, tile_px))
+    step("plan, with tables read", lambda: plan([sample], cache, about.description))
     return seconds
 
 

@@ -120,13 +120,13 @@ def finished(process: subprocess.Popen[str]) -> dict[str, Any]:
 def embedded(project: Project, cache: Path, encoder: str) -> tuple[list[bytes], np.ndarray]:
     """Keys and vectors of an undisturbed run."""
     done = finished(start(project, cache, encoder, []))
-    keys = sorted({key for sample in project.samples() for key in tiles_of(sample, tile_px(encoder))[1]})
+    keys = sorted({key for sample in project.samples() for key in tiles_of(sample, described(encoder))[1]})
     return keys, Cache(cache, done["fingerprint"], done["dimension"]).get(keys)
 
 
-def tile_px(encoder: str) -> int:
-    """The side that tiles are resized to."""
-    return specify(encoder, "", "cpu", "auto").description["tile_px"]
+def described(encoder: str) -> dict[str, Any]:
+    """What the encoder says of itself."""
+    return specify(encoder, "", "cpu", "auto").description
 
 
 def timed(project: Project, cache: Path, encoder: str) -> float:

@@ -172,7 +172,7 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
     description = {"encoder": "made-up", "dimension": options.dimension, "tile_px": 224, "precision": "fp32"}
     encoder = {"fingerprint": "f" * 32, "settings": {}, "description": description}
     cache = Cache(path / "cache", encoder["fingerprint"], options.dimension)
-    _, keys = tiles_of(project.sample("large"), 224)
+    _, keys = tiles_of(project.sample("large"), description)
     with cache.writer(description) as writer:
         for at in range(0, len(keys), 8192):
             part = keys[at : at + 8192]

@@ -13,6 +13,7 @@ from .cache import Cache
 from .embed import embeddings_of
 from .models.bag import Bag
 from .project import Sample
+from .superpixels import Superpixels, joined, load_superpixels, positions
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Bags:
     around: torch.Tensor  # (S, k) int64, rows of `tiles`, -1 where missing
     cell_row: np.ndarray  # (C,) row of the sample's cell table
     sample: np.ndarray  # (S,) which sample a spot is of
+    superpixels: Superpixels | None = None  # of an encoder that gives maps; then `cells` and `tiles` are 0 wide
 
     @property
     def n_spots(self) -> int:
@@ -35,14 +37,12 @@ class Bags:
     def to(self, device: torch.device) -> Bags:
         """All tensors on a device."""
         tensors = ("cells", "area", "inside", "start", "tiles", "around")
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        moved = replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        return replace(moved, superpixels=self.superpixels.to(device)) if self.superpixels else moved
 
     def cell_index(self, spots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the cells of these spots: their rows (c,), and which of `spots` each belongs to (c,)."""
-        first, length = self.start[spots], self.start[spots + 1] - self.start[spots]
-        spot_of = torch.repeat_interleave(torch.arange(len(spots), device=spots.device), length)
-        within = torch.arange(len(spot_of), device=spots.device) - (length.cumsum(0) - length)[spot_of]
-        return first[spot_of] + within, spot_of
+        return positions(self.start, spots)
 
     def batch(self, spots: torch.Tensor) -> Bag:
         """The bag of these spots (s,), each with all its cells and the tiles it sees."""
@@ -52,8 +52,9 @@ class Bags:
         compact = torch.full_like(around, -1)
         compact[around >= 0] = row[len(spots) :]
         return Bag(
-            self.cells[cell], self.area[cell], spot_of, self.inside[cell], self.tiles[seen], row[: len(spots)], compact
-        )
+            self.cells[cell], self.area[cell], spot_of, self.inside[cell], self.tiles[seen], row[: len(spots)], compact,
+            self.superpixels.batch(spots, cell) if self.superpixels else None,
+        )  # fmt: skip
 
 
 def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
@@ -77,6 +78,7 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any
         torch.cat(shifted),
         np.concatenate([part.cell_row for part in parts]),
         np.repeat(np.arange(len(parts)), [part.n_spots for part in parts]),
+        joined([part.superpixels for part in parts if part.superpixels]) if parts[0].superpixels else None,
     )
 
 
@@ -87,7 +89,15 @@ def _one(sample: Sample, cache: Cache, encoder: Mapping[str, Any], outside: bool
     rows = rows[np.argsort(context[rows], kind="stable")]
     spot_boxes = sample.spot_boxes()
     start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))
-    vectors = embeddings_of(cache, sample, np.concatenate([sample.cell_boxes()[rows], spot_boxes]), encoder)
+    if "map_side" in encoder:
+        vectors = np.empty((len(rows) + len(spot_boxes), 0), np.float32)
+        superpixels = load_superpixels(
+            sample, rows, encoder["map_side"], lambda boxes: embeddings_of(cache, sample, boxes, encoder)
+        )
+    else:
+        boxes = np.concatenate([sample.cell_boxes()[rows], spot_boxes])
+        vectors = embeddings_of(cache, sample, boxes, encoder)
+        superpixels = None
     return Bags(
         torch.from_numpy(vectors[: len(rows)]),
         torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),
@@ -97,4 +107,5 @@ def _one(sample: Sample, cache: Cache, encoder: Mapping[str, Any], outside: bool
         torch.from_numpy(sample.neighbours.astype(np.int64)),
         rows,
         np.zeros(len(spot_boxes), np.int64),
+        superpixels,
     )

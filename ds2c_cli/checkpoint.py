@@ -13,7 +13,7 @@ import torch
 
 from . import schema
 from .bags import Bags
-from .errors import InputError
+from .errors import InputError, UsageError
 from .models import MODELS, SpotModel
 from .models.bag import Bag
 from .project import file_hash, replacing
@@ -53,12 +53,11 @@ class Checkpoint:
     def standardise(self, bags: Embedded) -> Embedded:
         """The same with embeddings and areas on the scale of the training data."""
         area = bags.area / self.mean_area
-        return replace(
-            bags,
-            cells=(bags.cells - self.centre) / self.spread,
-            area=torch.where(torch.isfinite(area), area, 1.0),
-            tiles=(bags.tiles - self.centre) / self.spread,
-        )
+        bags = replace(bags, area=torch.where(torch.isfinite(area), area, 1.0))
+        if bags.superpixels:
+            return replace(bags, superpixels=bags.superpixels.scaled(self.centre, self.spread))
+        cells, tiles = ((vectors - self.centre) / self.spread for vectors in (bags.cells, bags.tiles))
+        return replace(bags, cells=cells, tiles=tiles)
 
     def save(self, path: Path) -> None:
         """Write atomically."""
@@ -78,8 +77,18 @@ class Checkpoint:
 
 
 def build_model(settings: Training, dimension: int, genes: int) -> SpotModel:
-    """An untrained model by its name."""
-    return MODELS[settings.model](dimension, genes, settings.hidden, settings.dropout)
+    """An untrained model by its name, in the shape that the settings say.
+
+    Raises UsageError for a setting that the model does not have.
+    """
+    model = MODELS[settings.model]
+    for name in ("context", "pooling"):
+        if name not in model.options and getattr(settings, name) != getattr(Training, name):
+            raise UsageError(
+                f"{settings.model} has no --{name}", f"Leave it out, or choose another --model than {settings.model}."
+            )
+    options = {name: getattr(settings, name) for name in model.options}
+    return model(dimension, genes, settings.hidden, settings.dropout, **options)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -123,10 +132,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mean (d,) and SD (d,) over the cell and spot tiles of the training spots, and their cells' mean area (um2)."""
+    """Mean (d,) and SD (d,) over the cell and spot tiles, or the superpixels, of the training spots, and their cells'
+    mean area (um2).
+    """
     chosen = torch.from_numpy(spots)
     cells, _ = bags.cell_index(chosen)
     cells = cells[bags.inside[cells]]
-    vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]]).float()
+    if bags.superpixels:
+        vectors = bags.superpixels.features[bags.superpixels.of_spots.of(chosen)[0]]
+    else:
+        vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]]).float()
     spread = vectors.std(0, correction=0)
     return vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean())

@@ -18,6 +18,7 @@ from .pipeline import Block, Spent, encode_blocks, encode_on_devices, share
 from .progress import Progress, silent
 from .project import Project, Sample
 from .settings import Embedding
+from .superpixels import map_boxes
 
 BLOCK_TILES = 256  # of a part of a block at most: what one job has begun, the others leave to it
 
@@ -63,7 +64,7 @@ def embed(
     """
     chosen = project.samples(samples)
     devices = devices_of(device)
-    specification = specify(settings.encoder, settings.weights, device, settings.precision)
+    specification = specify(settings.encoder, settings.weights, device, settings.precision, settings.features)
     fingerprint, about = specification.fingerprint, specification.description
     if expected and fingerprint != expected:
         raise WeightsError(
@@ -77,7 +78,7 @@ def embed(
     done.last_rate = next(
         (entry["tiles_per_second"] for entry in project.embeddings() if entry["fingerprint"] == fingerprint), None
     )
-    blocks, done.tiles = plan(chosen, cache, about["tile_px"], shard)
+    blocks, done.tiles = plan(chosen, cache, about, shard)
     done.cached = done.tiles - sum(len(block.keys) for block in blocks)
     if dry_run:
         return done
@@ -93,17 +94,17 @@ def embed(
 
 
 def plan(
-    samples: Sequence[Sample], cache: Cache, tile_px: int, shard: tuple[int, int] = (0, 1)
+    samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
 ) -> tuple[list[Block], int]:
     """The blocks of all slides with the tiles that the cache lacks, in reading order, and how many tiles are wanted.
 
-    `shard` (I, N) takes part I of N: whole blocks, even by tiles, the same whatever the cache holds. A tile that
-    several samples share (one slide prepared twice) is in one block.
+    `encoder` is its description. `shard` (I, N) takes part I of N: whole blocks, even by tiles, the same whatever the
+    cache holds. A tile that several samples share (one slide prepared twice) is in one block.
     """
     whole: list[Block] = []
     planned: dict[str, set[bytes]] = {}  # by slide, of those met before
     for sample in samples:
-        boxes, keys = tiles_of(sample, tile_px)
+        boxes, keys = tiles_of(sample, encoder)
         before = planned.setdefault(sample.slide_fingerprint, set())
         fresh = np.flatnonzero([key not in before for key in keys])
         before.update(keys)
@@ -132,15 +133,15 @@ def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, enco
 
     `encoder` is an entry of `Project.embeddings`.
     """
-    count, tile_px = encoder["shards"], encoder["description"]["tile_px"]
-    if count == 1 or not plan(samples, cache, tile_px)[0]:
+    count, about = encoder["shards"], encoder["description"]
+    if count == 1 or not plan(samples, cache, about)[0]:
         return
     split = project.samples(encoder["samples"])
-    left = [f"{index}/{count}" for index in range(count) if plan(split, cache, tile_px, (index, count))[0]]
+    left = [f"{index}/{count}" for index in range(count) if plan(split, cache, about, (index, count))[0]]
     name = encoder["description"]["encoder"]
     raise InputError(
         f"the {name} embeddings of shard {', '.join(left)} are not all in the cache",
-        f"Run `ds2c embed {' '.join(encoder['samples'])} --encoder {name} --shard {left[0]}`"
+        f"Run `ds2c embed {' '.join(encoder['samples'])} --encoder {name}{_features(about)} --shard {left[0]}`"
         + (", then the others." if len(left) > 1 else "."),
     )
 
@@ -164,17 +165,23 @@ def to_encode_again(project: Project, cache_root: Path, lost: Collection[tuple[s
         for sample in map(project.sample, project.sample_names()):
             if (entry["fingerprint"], sample.slide_fingerprint) not in lost:
                 continue
-            if blocks := plan([sample], cache, about["tile_px"])[0]:
+            if blocks := plan([sample], cache, about)[0]:
                 boxes = np.concatenate([block.boxes for block in blocks])
-                command = f"ds2c embed {sample.name} --encoder {about['encoder']}"
+                command = f"ds2c embed {sample.name} --encoder {about['encoder']}{_features(about)}"
                 lacking.append(Lacking(sample.name, about["encoder"], boxes, command))
     return lacking
 
 
-def tiles_of(sample: Sample, tile_px: int) -> tuple[np.ndarray, list[bytes]]:
-    """Pixel boxes (n, 3) of the sample's tiles, each box once, and their cache keys."""
-    boxes = np.unique(np.concatenate([sample.cell_boxes(), sample.spot_boxes()]), axis=0)
-    return boxes, tile_keys(sample.slide_fingerprint, boxes, tile_px)
+def tiles_of(sample: Sample, encoder: Mapping[str, Any]) -> tuple[np.ndarray, list[bytes]]:
+    """Pixel boxes (n, 3) of the sample's tiles, each box once, and their cache keys; `encoder` is its description.
+
+    Of cells and spots, or those whose maps cover the superpixels under them.
+    """
+    if "map_side" in encoder:
+        boxes = map_boxes(sample, encoder["map_side"])
+    else:
+        boxes = np.unique(np.concatenate([sample.cell_boxes(), sample.spot_boxes()]), axis=0)
+    return boxes, tile_keys(sample.slide_fingerprint, boxes, encoder["tile_px"])
 
 
 def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: Mapping[str, Any]) -> np.ndarray:
@@ -191,8 +198,12 @@ def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: Mapp
         raise InputError(
             f"sample {sample.name}: {missing.count:,} of {len(set(keys)):,} tiles have no {name} embedding in the "
             "cache",
-            f"Run `ds2c embed {sample.name} --encoder {name}`.",
+            f"Run `ds2c embed {sample.name} --encoder {name}{_features(encoder)}`.",
         ) from missing
+
+
+def _features(encoder: Mapping[str, Any]) -> str:
+    return " --features superpixels" if "map_side" in encoder else ""
 
 
 def _tell(done: Embedded, spent: Spent) -> None:

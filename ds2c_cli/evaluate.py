@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,21 @@ from scipy import sparse
 from . import schema
 from .bags import load_bags
 from .checkpoint import Checkpoint, load_checkpoint
+from .deconvolve import Multipliers
 from .errors import InputError
 from .expression import log_share
 from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
+from .models.bag import segment_sum
 from .models.baselines import BASELINES, Baseline
 from .predict import cache_for, check_fit, chunks, share_out, spot_groups
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
+from .settings import Geometry
 from .train import CELL_SUPERVISED
 
+MOST_HELD = 300_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
 SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
 
 
@@ -43,9 +48,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Painted:
-    """The most variable gene on one slide: where the cells are (n, 2) in um, their truth and their prediction (n,).
+    """A gene on one slide: where the cells are (n, 2) in um, their truth and their prediction (n,); and what the spots,
+    at (s, 2) um, say of it (s,).
 
-    The gene is fixed on the training spots, so that no model shows its best one.
+    By default the gene is the most variable of the training spots, so that no model shows its best one.
     """
 
     sample: str
@@ -55,6 +61,25 @@ class Painted:
     truth: np.ndarray
     prediction: np.ndarray
     pearson: float
+    spot_points: np.ndarray
+    spots: np.ndarray
+    encoder: str = ""
+    scenario: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One source on one sample: tidy rows with their resampled values (rows, 10,000), scores a gene, pictures.
+
+    Resamples of one sample and scenario draw the same blocks whatever the model, so differences of two are paired.
+    """
+
+    rows: list[dict[str, Any]]
+    resamples: np.ndarray
+    per_gene: pd.DataFrame
+    painted: list[Painted]
+    left_out: int  # cells without truth
+    constant: int  # genes of the panel without a count
 
 
 @dataclass(frozen=True)
@@ -111,27 +136,18 @@ def evaluate(
         for sample in chosen:
             if isinstance(source, Path) and not (source / f"{sample.name}.h5ad").exists():
                 continue
-            about, pieces = _pieces(project, cache_root, source, sample, device, progress)
+            about, pieces = pieces_of(project, cache_root, source, sample, device, progress)
             scenario = scenario_of(about, sample)
-            truth = _truth(sample, about["genes"])
-            label = label or about["training"]["model"]
-            table = _Table(truth, scenario, about["genes"], sample.name)
-            for piece in pieces:
-                table.add(label, piece)
-                if truth.cells is not None:
-                    table.add(f"{label} {SEES_SPOT}", _deconvolved(piece, truth), spot_level=False)
             key = (sample.name, scenario, *about["genes"])
-            if baselines and key not in seen:
-                seen.add(key)
-                for baseline, predict in BASELINES.items():
-                    for piece in _baseline(predict, truth):
-                        table.add(baseline, piece)
-            found, by_gene, painted = table.scored(about)
-            rows += found
-            genes.append(by_gene)
-            result.painted += painted
-            result.left_out[sample.name] = table.left_out
-            result.constant[sample.name] = int((truth.spots.getnnz(0) == 0).sum())
+            scored = score(
+                about, pieces, sample, scenario, label or about["training"]["model"], baselines and key not in seen
+            )
+            seen.add(key)
+            rows += scored.rows
+            genes.append(scored.per_gene)
+            result.painted += scored.painted
+            result.left_out[sample.name] = scored.left_out
+            result.constant[sample.name] = scored.constant
     if not rows:
         raise InputError("nothing was scored: no sample has both truth and a prediction", "Run `ds2c predict` first.")
     result.rows = pd.DataFrame(rows)
@@ -141,6 +157,44 @@ def evaluate(
     with replacing(result.folder / "per_gene.parquet") as part:
         result.per_gene.to_parquet(part, index=False)
     return result
+
+
+def score(
+    about: dict[str, Any],
+    pieces: Callable[[], Iterator[Piece]],
+    sample: Sample,
+    scenario: str,
+    label: str,
+    baselines: bool,
+    gene: str = "",
+) -> Scored:
+    """Score the predictions of one source for one sample, and with `baselines` the trivial ones on the same panel.
+
+    `about` is its checkpoint's; `gene` is painted, by default the most variable one.
+    """
+    truth = _truth(sample, about["genes"])
+    table = _Table(truth, scenario, about["genes"], gene)
+    if truth.cells is not None and len(sample.cells) * len(about["genes"]) < MOST_HELD:
+        held = list(pieces())
+        pieces = lambda: iter(held)  # noqa: E731
+    rates = np.zeros(truth.spots.shape, np.float32)
+    for piece in pieces():
+        table.add(label, piece)
+        if truth.cells is not None:
+            member = torch.from_numpy(piece.inside)
+            spot_of = torch.from_numpy(piece.spot_of - piece.spots[0])[member]
+            total = segment_sum(torch.from_numpy(piece.share).expm1()[member], spot_of, len(piece.spots))
+            rates[piece.spots] = total.numpy()
+    if truth.cells is not None:
+        known = np.flatnonzero((truth.totals > 0) & (rates.sum(1) > 0))
+        around = Multipliers(sample.spots[["x", "y"]].to_numpy()[known], truth.spots[known].toarray(), rates[known])
+        for piece in pieces():
+            table.add(f"{label} {SEES_SPOT}", _deconvolved(piece, truth, around), spot_level=False)
+    if baselines:
+        for baseline, predict in BASELINES.items():
+            for piece in _baseline(predict, truth):
+                table.add(baseline, piece)
+    return table.scored(about)
 
 
 def scenario_of(about: dict[str, Any], sample: Sample) -> str:
@@ -195,16 +249,25 @@ def _sources(checkpoints: Sequence[Path], predictions: Path | None) -> list[Chec
     return [predictions] if predictions is not None else [load_checkpoint(path) for path in checkpoints]
 
 
-def _pieces(
+def pieces_of(
     project: Project, cache_root: Path, source: Checkpoint | Path, sample: Sample, device: str, progress: Progress
-) -> tuple[dict[str, Any], Iterator[Piece]]:
+) -> tuple[dict[str, Any], Callable[[], Iterator[Piece]]]:
+    """What a source's checkpoint says of itself, and a call that goes through its predictions for a sample.
+
+    Raises InputError where the sample's geometry is not the checkpoint's.
+    """
     if isinstance(source, Path):
         file = PredictionFile(source / f"{sample.name}.h5ad")
         if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
             raise InputError(
                 f"{source} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again."
             )
-        return file.about["checkpoint"], _from_file(file, sample)
+        if Geometry(**file.about["checkpoint"]["geometry"]) != sample.geometry:
+            raise InputError(
+                f"{source} predicts sample {sample.name} in another geometry than it has now",
+                "Run `ds2c predict` again.",
+            )
+        return file.about["checkpoint"], lambda: _from_file(file, sample)
     check_fit(source, sample)
     cache, _ = cache_for(project, source, cache_root, sample, device, progress)
     bags = load_bags([sample], cache, source.encoder["description"], outside=True)
@@ -218,7 +281,7 @@ def _pieces(
                 c.spots, c.cells, c.spots[c.spot_of], c.inside, torch.log1p(c.share).numpy(), c.spot_log.numpy()
             )
 
-    return source.about, run()
+    return source.about, run
 
 
 def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -256,29 +319,34 @@ def _on_panel(counts: Counts, genes: Sequence[str]) -> sparse.csr_matrix:
     return sparse.csr_matrix((entries.data[known], at), shape=(len(counts.ids), len(genes)))
 
 
-def _deconvolved(piece: Piece, truth: Truth) -> Piece:
-    """The same prediction, given the measured spot: its counts shared out over the members."""
+def _deconvolved(piece: Piece, truth: Truth, around: Multipliers) -> Piece:
+    """The same prediction, given the measured spots: their counts shared out over the members, and the rates of the
+    cells outside multiplied by what the spots around them say."""
     member = piece.inside
     local = piece.spot_of[member] - piece.spots[0]
     counts = torch.from_numpy(truth.spots[piece.spots].toarray().astype(np.float32))
-    shared = share_out(torch.expm1(torch.from_numpy(piece.share[member])), torch.from_numpy(local), counts).numpy()
-    share = log_share(shared, truth.totals[piece.spot_of[member]])
-    return Piece(piece.spots, piece.cells[member], piece.spot_of[member], member[member], share, None)
+    rates = np.expm1(piece.share)
+    shared = share_out(torch.from_numpy(rates[member]), torch.from_numpy(local), counts).numpy()
+    share = np.empty_like(piece.share)
+    share[member] = log_share(shared, truth.totals[piece.spot_of[member]])
+    places = truth.sample.cells[["x", "y"]].to_numpy()[piece.cells[~member]]
+    share[~member] = np.log1p(rates[~member] * around.at(places))
+    return Piece(piece.spots, piece.cells, piece.spot_of, member, share, None)
 
 
 def _baseline(predict: Baseline, truth: Truth) -> Iterator[Piece]:
     context, inside = truth.sample.cells["spot"].to_numpy(), truth.sample.cells["inside"].to_numpy()
     for spots, rows in _by_spots(truth.sample, truth.spots.shape[1]):
-        members = rows[inside[rows]]
-        share = predict(truth.spots, truth.totals, context[members], truth.area[members])
-        yield Piece(spots, members, context[members], inside[members], share, None)
+        share = predict(truth.spots, truth.totals, context[rows], inside[rows], truth.area[rows])
+        yield Piece(spots, rows, context[rows], inside[rows], share, None)
 
 
 class _Table:
     """Moments of every model on one sample, by scenario and metric."""
 
-    def __init__(self, truth: Truth, scenario: str, genes: Sequence[str], sample: str) -> None:
-        self.truth, self.scenario, self.genes, self.sample = truth, scenario, list(genes), sample
+    def __init__(self, truth: Truth, scenario: str, genes: Sequence[str], gene: str) -> None:
+        self.truth, self.scenario, self.genes = truth, scenario, list(genes)
+        self.shown = self.genes.index(gene) if gene in self.genes else 0
         self.left_out = 0
         self._moments: dict[tuple[str, str, str], Moments] = {}
         self._kept: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}  # rows, truth, prediction
@@ -300,14 +368,14 @@ class _Table:
         observed = log_share(truth.cells[cells].toarray(), truth.totals[spot_of])
         predicted, block = piece.share[scored], truth.block[spot_of]
         parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
-        if not self.scenario.startswith("IS") and not inside.all():
+        if not self.scenario.startswith("IS") and not inside.all() and SEES_SPOT not in model:
             parts.append((self.scenario, np.ones_like(inside)))
         for scenario, chosen in parts:
             self._add(model, scenario, "pearson", block[chosen], observed[chosen], predicted[chosen])
         centred = centred_by(spot_of[inside], observed[inside], predicted[inside])
         self._add(model, f"{self.scenario}_in", "within_spot", block[inside], *centred)
         if SEES_SPOT not in model:
-            self._kept.setdefault(model, []).append((cells, observed[:, 0], predicted[:, 0]))
+            self._kept.setdefault(model, []).append((cells, observed[:, self.shown], predicted[:, self.shown]))
 
     def _add(self, model: str, scenario: str, metric: str, block: np.ndarray, x: np.ndarray, y: np.ndarray) -> None:
         key = (model, scenario, metric)
@@ -315,9 +383,11 @@ class _Table:
             self._moments[key] = Moments(int(self.truth.block.max()) + 1, len(self.genes))
         self._moments[key].add(block, x, y)
 
-    def scored(self, about: dict[str, Any]) -> tuple[list[dict[str, Any]], pd.DataFrame, list[Painted]]:
-        """Tidy rows, scores a gene, and the most variable gene painted for the models that saw no spot."""
+    def scored(self, about: dict[str, Any]) -> Scored:
+        """Tidy rows, scores a gene, and the gene painted for the models that saw no spot."""
+        sample = self.truth.sample.name
         rows: list[dict[str, Any]] = []
+        resamples: list[np.ndarray] = []
         by_gene = []
         for (model, scenario, metric), moments in self._moments.items():
             trained = model not in BASELINES
@@ -329,17 +399,18 @@ class _Table:
                 "checkpoint": about["name"] if trained else "",
                 "scenario": scenario,
             }
-            for score in scores(moments):
+            for one in scores(moments, zlib.crc32(f"{sample}/{scenario}".encode())):
                 rows.append({
-                    **common, "genes": score.genes, "metric": metric, "value": score.value, "low": score.low,
-                    "high": score.high, "n_cells": moments.number, "n_genes": score.n_genes,
-                    "sample": self.sample, "seed": seed,
+                    **common, "genes": one.genes, "metric": metric, "value": one.value, "low": one.low,
+                    "high": one.high, "n_cells": moments.number, "n_genes": one.n_genes,
+                    "sample": sample, "seed": seed,
                 })  # fmt: skip
+                resamples.append(one.resamples)
             by_gene.append(
                 pd.DataFrame(
                     {
                         **common,
-                        "sample": self.sample,
+                        "sample": sample,
                         "seed": seed,
                         "metric": metric,
                         "gene": self.genes,
@@ -348,16 +419,31 @@ class _Table:
                     }
                 )
             )
-        return rows, pd.concat(by_gene, ignore_index=True), self._painted()
+        return Scored(
+            rows,
+            np.array(resamples, np.float32),
+            pd.concat(by_gene, ignore_index=True) if by_gene else pd.DataFrame(),
+            self._painted(),
+            self.left_out,
+            int((self.truth.spots.getnnz(0) == 0).sum()),
+        )
 
     def _painted(self) -> list[Painted]:
-        sample = self.truth.sample
+        sample, truth = self.truth.sample, self.truth
         points = sample.cells[["x", "y"]].to_numpy() * sample.mpp
+        known = np.flatnonzero(truth.totals > 0)
+        spots = log_share(truth.spots[known][:, [self.shown]].toarray(), truth.totals[known])[:, 0]
+        spot_points = sample.spots[["x", "y"]].to_numpy()[known] * sample.mpp
         painted = []
         for model, parts in self._kept.items():
             if model in BASELINES:
                 continue
-            rows, truth, predicted = (np.concatenate(part) for part in zip(*parts, strict=True))
-            both = np.corrcoef(truth, predicted)[0, 1] if truth.std() and predicted.std() else float("nan")
-            painted.append(Painted(self.sample, model, self.genes[0], points[rows], truth, predicted, float(both)))
+            rows, seen, predicted = (np.concatenate(part) for part in zip(*parts, strict=True))
+            both = np.corrcoef(seen, predicted)[0, 1] if seen.std() and predicted.std() else float("nan")
+            painted.append(
+                Painted(
+                    sample.name, model, self.genes[self.shown], points[rows], seen, predicted, float(both), spot_points,
+                    spots,
+                )
+            )  # fmt: skip
         return painted

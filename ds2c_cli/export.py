@@ -256,7 +256,9 @@ def _place(sample: Sample, cell_id: pd.Index, slide_fingerprint: str, image: boo
         if slide.fingerprint() != sample.slide_fingerprint:
             raise InputError(f"{sample.slide} has changed since it was prepared", "Run `ds2c prepare --force`.")
     counts = sample.spot_counts() if sample.has_spot_counts else None
-    return Place(sample.outlines()[row], sample.mpp, slide, sample.spots, sample.geometry.spot_um, counts)
+    return Place(
+        sample.outlines()[row], sample.mpp, slide, sample.spots, sample.geometry.in_microns(sample.mpp).spot_um, counts
+    )
 
 
 # Classes

@@ -58,10 +58,10 @@ def fit(
     began = time.perf_counter()
     for epoch in range(settings.epochs):
         model.train()
-        learned = _pass(model, bags, labels, spot_labels, torch.from_numpy(learn), size, generator, optimiser)
+        learned = one_pass(model, bags, labels, spot_labels, torch.from_numpy(learn), size, generator, optimiser)
         model.eval()
         with torch.inference_mode():
-            stopped = _pass(model, bags, labels, spot_labels, torch.from_numpy(stop), size, None, None)
+            stopped = one_pass(model, bags, labels, spot_labels, torch.from_numpy(stop), size, None, None)
         history.append((learned, stopped))
         if not np.isfinite(stopped):
             raise InputError("the loss is not a number any more", "Lower --learning-rate.")
@@ -81,7 +81,7 @@ def fit(
     return np.array(history)
 
 
-def _pass(
+def one_pass(
     model: SpotModel,
     bags: Bags,
     labels: Labels,

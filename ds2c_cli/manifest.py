@@ -58,24 +58,35 @@ def read_manifest(path: Path, geometry: Geometry) -> list[Request]:
     frame = read_columns(path, header).fillna("").astype(str)
     if frame.empty:
         raise InputError(f"{path} has no rows", "Write a row a sample.")
+    rows = [
+        (f"row {number}", {str(key): str(value).strip() for key, value in values.items() if str(value).strip()})
+        for number, values in enumerate(frame.to_dict("records"), 2)  # as a spreadsheet counts: the header is row 1
+    ]
+    return requests_of(rows, path, geometry)
+
+
+def requests_of(rows: Sequence[tuple[str, dict[str, str]]], path: Path, geometry: Geometry) -> list[Request]:
+    """Samples from what each is called in messages and its fields that are filled in, as text.
+
+    Paths are as seen from the folder of the file `path`. Raises InputError that lists every problem.
+    """
     requests: list[Request] = []
     problems: list[str] = []
-    row_of: dict[str, int] = {}
-    for number, values in enumerate(frame.to_dict("records"), 2):  # as a spreadsheet counts: the header is row 1
-        found = {str(key): str(value).strip() for key, value in values.items() if str(value).strip()}
+    first_of: dict[str, str] = {}
+    for place, found in rows:
         said = len(problems)
 
-        def tell(problem: str, number: int = number) -> None:
-            problems.append(f"row {number}: {problem}")
+        def tell(problem: str, place: str = place) -> None:
+            problems.append(f"{place}: {problem}")
 
         request = _request(found, path.parent, tell)
         if request is None:
             continue
         _check(request, geometry, tell)
         if len(problems) == said:
-            first = row_of.setdefault(request.name, number)
-            if first != number:
-                tell(f"the sample {request.name} is in row {first} already; name it in a column sample")
+            first = first_of.setdefault(request.name, place)
+            if first != place:
+                tell(f"the sample {request.name} is in {first} already; name it in a column sample")
         requests.append(request)
     if problems:
         raise InputError(

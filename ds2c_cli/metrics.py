@@ -37,11 +37,13 @@ class Moments:
             raise InputError(f"the prediction of {broken:,} genes holds NaN or infinity", "Train the model again.")
         if self._origin is None:
             self._origin = truth.mean(0, dtype=np.float64)
-        x, y = truth - self._origin, prediction - self._origin
         order = np.argsort(block, kind="stable")
         starts = np.flatnonzero(np.r_[True, np.diff(block[order]) != 0])
-        for i, term in enumerate((np.ones_like(x), x, y, x * x, y * y, x * y)):
-            self.sums[block[order][starts], i] += np.add.reduceat(term[order], starts, axis=0)
+        into = block[order][starts]
+        x, y = ((values - self._origin)[order] for values in (truth, prediction))
+        self.sums[into, 0] += np.diff(np.r_[starts, len(order)])[:, None]
+        for i, term in enumerate((x, y, x * x, y * y, x * y), 1):
+            self.sums[into, i] += np.add.reduceat(term, starts, axis=0)
 
     @property
     def number(self) -> int:
@@ -64,13 +66,15 @@ class Moments:
         generator = np.random.default_rng(seed)
         used = np.unique(np.concatenate(list(gene_sets.values()))) if gene_sets else np.empty(0, int)
         at = {name: np.searchsorted(used, genes) for name, genes in gene_sets.items()}
-        flat = blocks[:, :, used].reshape(len(blocks), -1)
+        flat = _standardised(blocks[:, :, used])
         values: dict[str, list[np.ndarray]] = {name: [] for name in gene_sets}
-        size = max(1, min(RESAMPLES, 8_000_000 // max(1, flat.shape[1])))
+        size = max(1, min(RESAMPLES, 8_000_000 // flat.shape[1]))
         for start in range(0, RESAMPLES, size):
             draws = min(size, RESAMPLES - start)
-            weights = generator.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), draws).astype(float)
-            r = _pearson((weights @ flat).reshape(draws, 6, len(used)))
+            weights = generator.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), draws)
+            drawn = weights.astype(np.float32) @ flat
+            n, (x, y, xx, yy, xy) = drawn[:, :1], drawn[:, 1:].reshape(draws, 5, len(used)).swapaxes(0, 1)
+            r = _correlation(n, x, y, xx, yy, xy, 1e-5)
             for name, genes in at.items():
                 known = np.isfinite(r[:, genes])
                 with np.errstate(invalid="ignore"):  # NaN in a resample in which every gene is constant
@@ -78,33 +82,66 @@ class Moments:
         return {name: np.concatenate(parts) for name, parts in values.items()}
 
 
+def _standardised(blocks: np.ndarray) -> np.ndarray:
+    """Sums (b, 6, g) of values taken relative to their mean, in SDs: n and the others, (b, 1 + 5 g) float32.
+
+    Correlations are the same, and single precision loses none of their digits that an interval shows.
+    """
+    n, x, y, xx, yy, xy = np.moveaxis(blocks, 1, 0)
+    total = np.maximum(n.sum(0), 1)
+    (mx, sx), (my, sy) = (_mean_and_sd(total, one.sum(0), square.sum(0)) for one, square in ((x, xx), (y, yy)))
+    parts = (
+        (x - n * mx) / sx,
+        (y - n * my) / sy,
+        (xx - 2 * mx * x + n * mx**2) / sx**2,
+        (yy - 2 * my * y + n * my**2) / sy**2,
+        (xy - mx * y - my * x + n * mx * my) / (sx * sy),
+    )
+    return np.concatenate([n[:, :1], *parts], 1).astype(np.float32)
+
+
+def _mean_and_sd(n: np.ndarray, total: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(g,) each; an infinite SD where the values are constant, so that in SDs they are 0."""
+    variance = (square - total**2 / n) / n
+    return total / n, np.where(variance > 1e-9 * np.maximum(square / n, 1e-12), np.sqrt(np.abs(variance)), np.inf)
+
+
 def _pearson(sums: np.ndarray) -> np.ndarray:
     """Correlation (b, genes) of sums (b, 6, genes)."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, 1, 0)
+    return _correlation(n, x, y, xx, yy, xy, 1e-9)
+
+
+def _correlation(
+    n: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, flat: float
+) -> np.ndarray:
+    """Of sums; a variance below `flat` of the mean square is rounding."""
     with np.errstate(divide="ignore", invalid="ignore"):
         sxx, syy, sxy = xx - x * x / n, yy - y * y / n, xy - x * y / n
-        flat_truth = sxx <= 1e-9 * np.maximum(xx, 1e-12)
-        flat_prediction = syy <= 1e-9 * np.maximum(yy, 1e-12)
+        flat_truth = sxx <= flat * np.maximum(xx, 1e-12)
+        flat_prediction = syy <= flat * np.maximum(yy, 1e-12)
         r = sxy / np.sqrt(sxx * syy)
     return np.where(flat_truth, np.nan, np.where(flat_prediction, 0.0, np.clip(r, -1, 1)))
 
 
 @dataclass(frozen=True)
 class Score:
-    """The mean correlation of a set of genes, with its 95 % bootstrap interval."""
+    """The mean correlation of a set of genes, with its 95 % bootstrap interval and the 10,000 values behind it."""
 
     genes: str
     value: float
     low: float
     high: float
     n_genes: int
+    resamples: np.ndarray
 
 
-def scores(moments: Moments) -> list[Score]:
+def scores(moments: Moments, seed: int = 0) -> list[Score]:
     """The table's gene sets: top by own score, most variable (the first genes of the panel), all.
 
     Genes constant in truth are left out of every set. The sets are fixed on all cells before resampling, else a
-    resample would choose its own best genes and the interval would lie too high.
+    resample would choose its own best genes and the interval would lie too high. With the same `seed` the resamples of
+    two models on the same cells draw the same blocks: their difference is paired.
     """
     if not moments.number:
         return []
@@ -116,22 +153,26 @@ def scores(moments: Moments) -> list[Score]:
     sets = {f"top{k}": ranked[:k] for k in TOP}
     sets |= {f"hvg{k}": chosen for k in VARIABLE if len(chosen := known[known < k])}
     sets["all"] = known
-    bootstrap = moments.resampled(sets)
+    bootstrap = moments.resampled(sets, seed)
     rows = []
     for name, genes in sets.items():
         low, high = np.nanpercentile(bootstrap[name], [2.5, 97.5])
-        rows.append(Score(name, float(r[genes].mean()), float(low), float(high), len(genes)))
+        rows.append(Score(name, float(r[genes].mean()), float(low), float(high), len(genes), bootstrap[name]))
     return rows
 
 
 def centred_by(group: np.ndarray, *matrices: np.ndarray) -> list[np.ndarray]:
     """Each (n, g) matrix minus its mean over the rows of the same group (n,)."""
-    unique, inverse, count = np.unique(group, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(group[order]) != 0])[: len(group)]
+    count = np.diff(np.r_[starts, len(group)])
     out = []
     for matrix in matrices:
-        total = np.zeros((len(unique), matrix.shape[1]))
-        np.add.at(total, inverse, matrix)
-        out.append(matrix - (total / count[:, None])[inverse])
+        ordered = matrix[order].astype(np.float64)
+        mean = np.add.reduceat(ordered, starts, axis=0) / count[:, None] if len(group) else ordered
+        centred = np.empty_like(ordered)
+        centred[order] = ordered - np.repeat(mean, count, axis=0)
+        out.append(centred)
     return out
 
 

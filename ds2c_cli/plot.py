@@ -202,7 +202,7 @@ def _paint(axes: Axes, sample: Sample, outline: np.ndarray, layer: Layer, place:
     scale, (x, y, width, height) = scale_of(layer.values), place
     if layer.of_spots:
         centres = sample.spots[["x", "y"]].to_numpy()
-        paint_spots(axes, centres, sample.geometry.spot_um / sample.mpp, layer.values, scale)
+        paint_spots(axes, centres, sample.geometry.in_microns(sample.mpp).spot_um / sample.mpp, layer.values, scale)
         return
     near = np.flatnonzero(shapely.intersects(outline, shapely.box(x, y, x + width, y + height)))
     paint_cells(axes, outline[near], layer.values[near], scale, sample.mpp)

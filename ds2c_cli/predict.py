@@ -111,7 +111,7 @@ def cache_for(
     """The cache with all embeddings of the sample that the checkpoint needs, encoding those that are missing."""
     wanted = checkpoint.encoder
     cache = Cache(cache_root, wanted["fingerprint"], wanted["description"]["dimension"])
-    _, keys = tiles_of(sample, wanted["description"]["tile_px"])
+    _, keys = tiles_of(sample, wanted["description"])
     if not cache.missing(keys).any():
         return cache, None
     settings = Embedding(**{**wanted["settings"], "precision": wanted["description"]["precision"]})

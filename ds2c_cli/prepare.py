@@ -91,6 +91,7 @@ def prepare(
         found.spots,
     )
     done = Prepared(folder, warnings=found.notes)
+    declared, geometry = geometry, geometry.in_microns(mpp)
     if table is not None:
         assert found.lattice is not None
         spots, lattice = np.column_stack([table.x, table.y]), found.lattice
@@ -169,7 +170,7 @@ def prepare(
         "donor": donor or name,
         "cohort": cohort or "cohort",
         "measured": table is not None,
-        "geometry": asdict(geometry),
+        "geometry": asdict(replace(declared, layout=geometry.layout)),
         "lattice": asdict(lattice),
         "sources": recipe["sources"],
         "warnings": done.warnings,

@@ -296,11 +296,18 @@ class Project:
         asked = wanted.encoder if wanted.encoder != Embedding.encoder or not entries else ""
         for entry in entries:
             found = entry["description"]
-            if asked in ("", found["encoder"]) and wanted.precision in ("auto", found["precision"]):
+            features = "superpixels" if "map_side" in found else "tiles"
+            if (
+                asked in ("", found["encoder"])
+                and wanted.precision in ("auto", found["precision"])
+                and features == wanted.features
+            ):
                 return entry
+        what = f"the {wanted.features} of {asked or 'any encoder'}" if wanted.features != "tiles" else asked
+        words = f" --features {wanted.features}" if wanted.features != "tiles" else ""
         raise InputError(
-            f"the project {self.root.resolve()} was not embedded with {asked or wanted.precision}",
-            f"Run `ds2c embed --encoder {asked or Embedding.encoder}` first.",
+            f"the project {self.root.resolve()} was not embedded with {what or wanted.precision}",
+            f"Run `ds2c embed --encoder {asked or Embedding.encoder}{words}` first.",
         )
 
     def embeddings(self) -> list[dict[str, Any]]:

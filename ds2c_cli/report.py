@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from . import __version__
 from .evaluate import SEES_SPOT, Evaluated, Painted, relative_to_ceiling
+from .figures import cells_per_spot, painted, score_by_genes
 from .models.baselines import BASELINES, SEE_SPOT
 from .project import Project, replacing
 from .train import CELL_SUPERVISED
@@ -23,8 +24,6 @@ from .train import CELL_SUPERVISED
 ORDER = (*BASELINES, "mlp", "paper", "additive", CELL_SUPERVISED)
 SCENARIOS = ("IS_in", "IS_out", "VAL_in", "VAL_out", "OOS", "OOS_in", "OOS_out", "OOD", "OOD_in", "OOD_out")
 METRICS = {"pearson": "", "within_spot": "within-spot ", "spot_pearson": "spots "}
-# Okabe and Ito's colours, told apart with any colour vision and in print
-COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#999999")
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
@@ -61,7 +60,11 @@ def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
 
 def write_report(project: Project, found: Evaluated) -> Path:
     """Write report.html and its figures beside metrics.json; the page holds the figures and needs no other file."""
-    figures = {"genes": _score_by_genes(found), "cells_per_spot": _cells_per_spot(project, found)}
+    samples = dict.fromkeys(found.rows["sample"])
+    figures: dict[str, Figure | None] = {
+        "genes": _score_by_genes(found),
+        "cells_per_spot": cells_per_spot({name: project.sample(name).spots["n_cells"].to_numpy() for name in samples}),
+    }
     for sample in dict.fromkeys(p.sample for p in found.painted):
         figures[f"painted_{sample}"] = _painted([p for p in found.painted if p.sample == sample])
     parts = [
@@ -71,17 +74,12 @@ def write_report(project: Project, found: Evaluated) -> Path:
     for genes in dict.fromkeys(["top100", *found.rows["genes"]]):
         shown = "" if genes == "top100" else f"<details><summary>{genes}</summary>"
         parts.append(
-            shown + "".join(_html_table(table) for table in tables_of(found, genes)) + ("</details>" if shown else "")
+            shown + "".join(html_table(table) for table in tables_of(found, genes)) + ("</details>" if shown else "")
         )
     for name, figure in figures.items():
         if figure is None:
             continue
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        with replacing(found.folder / f"{name}.png") as part:
-            part.write_bytes(buffer.getvalue())
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        parts.append(f'<p><img alt="{name}" src="data:image/png;base64,{encoded}">')
+        parts.append(html_figure(found.folder, name, figure))
     parts.append(
         f"<h2>All scores</h2><details><summary>every model, sample and seed</summary>{_all_rows(found.rows)}</details>"
     )
@@ -128,7 +126,20 @@ def _summary(found: Evaluated) -> str:
     return f"<p>Samples: {words}.{out} r is Pearson's correlation per gene; genes constant in truth are left out.</p>"
 
 
-def _html_table(table: Table) -> str:
+def html_figure(folder: Path, name: str, figure: Figure) -> str:
+    """Write a figure as PNG and PDF into the folder; the HTML that holds it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    with replacing(folder / f"{name}.png") as part:
+        part.write_bytes(buffer.getvalue())
+    with replacing(folder / f"{name}.pdf") as part:
+        figure.savefig(part, format="pdf", dpi=200)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{encoded}">'
+
+
+def html_table(table: Table) -> str:
+    """A table as HTML."""
     head = "".join(f"<th>{html.escape(c)}" for c in table.columns)
     body = "".join("<tr>" + "".join(f"<td>{_shown(value)}" for value in row) for row in table.rows)
     return f"<table><caption>{html.escape(table.title)}</caption><tr>{head}{body}</table>"
@@ -147,12 +158,8 @@ def _all_rows(rows: pd.DataFrame) -> str:
     return f"<table><tr>{head}{body}</table>"
 
 
-def _style(model: str, models: Sequence[str]) -> str:
-    return COLOURS[list(models).index(model) % len(COLOURS)]
-
-
 def _score_by_genes(found: Evaluated) -> Figure | None:
-    """Mean correlation of the best k genes against k, a line a model, for held-out cells where there are any."""
+    """For held-out cells where there are any."""
     table = found.per_gene[(found.per_gene["metric"] == "pearson") & found.per_gene["value"].notna()]
     table = table[~table["model"].str.endswith(SEES_SPOT)]
     if table.empty:
@@ -162,64 +169,12 @@ def _score_by_genes(found: Evaluated) -> Figure | None:
     scenario = next(
         (s for s in ("OOS_in", "OOD_in", "OOS", "OOD") if s in set(table["scenario"])), table["scenario"].iloc[0]
     )
-    table = table[table["scenario"] == scenario]
-    models = sorted((m for m in table["model"].unique() if m not in BASELINES or m in SEE_SPOT), key=_rank)
-    figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    for model in models:
-        curves = []
-        for _, run in table[table["model"] == model].groupby(["sample", "checkpoint"]):
-            ranked = np.sort(run["value"].to_numpy())[::-1]
-            curves.append(np.cumsum(ranked) / np.arange(1, len(ranked) + 1))
-        length = min(map(len, curves))
-        mean = np.mean([curve[:length] for curve in curves], 0)
-        style = ":" if model in SEE_SPOT else "-"
-        axes.plot(np.arange(1, length + 1), mean, style, color=_style(model, models), label=model)
-    axes.set(xlabel="best genes", ylabel=f"mean r, {scenario}", title="Score against the number of genes")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="dotted: given the spot" if set(models) & set(SEE_SPOT) else None)
-    return figure
+    here = table.loc[table["scenario"] == scenario, "model"].unique()
+    models = sorted((m for m in here if m not in BASELINES or m in SEE_SPOT), key=_rank)
+    return score_by_genes(table, models, [scenario], SEE_SPOT)
 
 
-def _cells_per_spot(project: Project, found: Evaluated) -> Figure:
-    figure = Figure(figsize=(7, 3), dpi=130, layout="constrained")
-    axes = figure.subplots()
-    names = list(dict.fromkeys(found.rows["sample"]))
-    numbers = {name: project.sample(name).spots["n_cells"].to_numpy() for name in names}
-    top = max(int(n.max()) for n in numbers.values())
-    for name, number in numbers.items():
-        axes.hist(number, bins=list(np.arange(0, top + 2) - 0.5), histtype="step", color=_style(name, names),
-                  label=f"{name}, median {np.median(number):.0f}")  # fmt: skip
-    axes.set(xlabel="cells a spot", ylabel="spots", title="Cells per spot")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return figure
-
-
-def _painted(painted: Sequence[Painted]) -> Figure:
-    """A gene on the slide: the truth, then every model that saw no spot (its first seed)."""
-    first = {one.model: one for one in reversed(painted)}
-    shown = sorted(first.values(), key=lambda one: _rank(one.model))
-    panels = [(f"{shown[0].gene}: truth", shown[0].points, shown[0].truth)]
-    panels += [(f"{one.model}, r = {one.pearson:.2f}", one.points, one.prediction) for one in shown]
-    span = np.ptp(shown[0].points, axis=0)
-    down = span[0] > 3 * span[1]  # a strip is stacked, other slides stand side by side
-    width = 12.0 if down else 3.4
-    size = (width, len(panels) * (width * span[1] / span[0] + 0.35)) if down else (
-        width * len(panels), width * span[1] / span[0] + 0.6
-    )  # fmt: skip
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    axes_of = figure.subplots(*((len(panels), 1) if down else (1, len(panels))), squeeze=False).ravel()
-    dot = float(np.clip(20_000 / len(shown[0].points), 0.6, 8))
-    for axes, (title, points, values) in zip(axes_of, panels, strict=True):
-        low, high = np.percentile(values, [1, 99])
-        axes.scatter(*points.T, c=values, s=dot, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0)
-        axes.set(aspect="equal", xticks=[], yticks=[])
-        axes.invert_yaxis()
-        axes.set_title(title, fontsize=9)
-    length = 10 ** np.floor(np.log10(span[0] / 3))
-    x, y = shown[0].points.min(0)[0], shown[0].points.max(0)[1]
-    axes_of[0].plot([x, x + length], [y, y], color="black", linewidth=2)
-    axes_of[0].text(x, y, f" {length:g} um", va="bottom", fontsize=7)
-    figure.suptitle(f"{painted[0].sample}: log1p of counts per 10,000 of the spot", fontsize=10)
-    return figure
+def _painted(shown: Sequence[Painted]) -> Figure:
+    """Every model that saw no spot (its first seed)."""
+    first = {one.model: one for one in reversed(shown)}
+    return painted(sorted(first.values(), key=lambda one: _rank(one.model)))

@@ -13,6 +13,9 @@ from .errors import UsageError
 Layout = Literal["grid", "hex"]
 Membership = Literal["margin", "overlap", "centroid"]
 Pseudospot = Literal["cells", "transcripts"]
+Context = Literal["cell", "spot", "neighbours"]
+Pooling = Literal["sum", "mean", "gru"]
+Features = Literal["tiles", "superpixels"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,23 @@ class Geometry:
     cell_tile_um: float = 36.0  # smallest side of a cell tile; the paper's tight crop is 0
     margin_um: float = 10.0  # membership = margin
     overlap: float = 0.6  # membership = overlap: smallest share of the cell's area
+    # The reference's geometry, in level-0 pixels of each slide whatever they measure; instead of the microns above.
+    spot_px: float = 0.0  # diameter of the disc; 0: `spot_um`
+    spot_tile_px: float = 0.0  # side of the spot's tile; 0: 1.4 times the disc
     # What a pseudo-spot counts: the cells that are its members, or every transcript in its disc. A model trained on the
     # one may predict slides prepared for the other.
     pseudospot: Pseudospot = dataclasses.field(default="cells", compare=False)
 
     def __post_init__(self) -> None:
+        if self.spot_px or self.spot_tile_px:
+            if not self.spot_px > 0 or self.spot_tile_px < 0:
+                raise UsageError("a geometry in pixels needs a spot_px above 0", "Add --spot-px, the disc's diameter.")
+            tile = self.spot_tile_px or round(1.4 * self.spot_px, 6)
+            if tile < self.spot_px:
+                raise UsageError(f"a spot tile of {tile:g} px does not hold a disc of {self.spot_px:g} px")
+            for name, value in (("spot_um", 0.0), ("spot_tile_um", 0.0), ("spot_tile_px", tile)):
+                object.__setattr__(self, name, value)
+            return
         for name in ("spot_um", "pitch_um"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be above 0 um, not {getattr(self, name):g}")
@@ -50,6 +65,33 @@ class Geometry:
         if self.spot_tile_um < self.spot_um:
             raise UsageError(f"a spot tile of {self.spot_tile_um:g} um does not hold a disc of {self.spot_um:g} um")
 
+    def in_microns(self, mpp: float) -> Geometry:
+        """The same on a slide of `mpp` microns a pixel, with every length in microns."""
+        if not self.spot_px:
+            return self
+        return dataclasses.replace(
+            self, spot_um=self.spot_px * mpp, spot_tile_um=self.spot_tile_px * mpp, spot_px=0.0, spot_tile_px=0.0
+        )
+
+
+# Geometries by name, as settings; what a flag or a file says besides goes on top.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Visium's disc, the paper's text and tile ratio, and cell tiles with the surroundings encoders know
+    "um": {"layout": "grid", "membership": "margin", "spot_um": 55.0, "spot_tile_um": 77.0, "cell_tile_um": 36.0},
+    # the published code, so that published numbers can be approached: pixels whatever they measure, tight crops
+    "ref-px": {
+        "layout": "grid", "membership": "overlap", "overlap": 0.6, "spot_px": 160.0, "spot_tile_px": 224.0,
+        "cell_tile_um": 0.0,
+    },
+}  # fmt: skip
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The settings of a preset; raises UsageError for a name there is not."""
+    if name and name not in PRESETS:
+        raise UsageError(f"there is no preset {name!r}", f"Known: {', '.join(PRESETS)}.")
+    return PRESETS[name] if name else {}
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -59,6 +101,8 @@ class Embedding:
     weights: str = ""  # a file or folder of weights; empty: the hub cache, then the hub
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch_size: int = 0  # tiles encoded at once; 0: found for the device
+    # One vector for each tile of a cell or spot; or, for istar and scstgcn, the encoder's map of features on a grid.
+    features: Features = "tiles"
 
     def __post_init__(self) -> None:
         if self.batch_size < 0:
@@ -78,6 +122,10 @@ class Training:
     epochs: int = 500
     patience: int = 20  # epochs without a better validation loss before stopping
     genes: int = 0  # the most variable genes to model; 0: all of the shared panel
+    # Ablations of the DeepSets network: what a cell's vector holds beside the cell (spot: the spot's tile; neighbours:
+    # that and the tiles around it), and how the paper's form makes one vector of a spot's cells.
+    context: Context = "neighbours"
+    pooling: Pooling = "sum"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:

@@ -68,6 +68,12 @@ def train(
     """
     if settings.model not in MODELS:
         raise UsageError(f"there is no model {settings.model!r}", f"Known: {', '.join(MODELS)}.")
+    reads = MODELS[settings.model].features
+    if ("map_side" in encoder["description"]) != (reads == "superpixels"):
+        raise InputError(
+            f"{settings.model} reads {reads}, which is not what the encoder entry is of",
+            f"Run `ds2c embed --encoder {encoder['description']['encoder']} --features {reads}`.",
+        )
     if not settings.learning_rate:
         settings = replace(settings, learning_rate=MODELS[settings.model].learning_rate)
     held = project.samples(val_samples) if val_samples else []
@@ -113,7 +119,7 @@ def train(
         "slides": sorted({s.slide_fingerprint for s in samples}),
     }
     torch.manual_seed(settings.seed)
-    model = build_model(settings, bags.tiles.shape[1], len(genes))
+    model = build_model(settings, len(centre), len(genes))
     checkpoint = Checkpoint(model, centre, spread, mean_area, about)
     history = fit(checkpoint.model, checkpoint.standardise(bags), labels, learn, stop, settings, where, progress)
     best = int(np.argmin(history[:, 1]))
@@ -237,7 +243,8 @@ def _split(
         elif n_learned < len(samples):
             learn.append(rows)
         else:
-            apart, held = hold_out_blocks(sample.spots[["x", "y"]].to_numpy(), sample.neighbours, settings.seed)
+            places = sample.spots[["x", "y"]].to_numpy()
+            apart, held = hold_out_blocks(places, sample.neighbours, settings.seed, usable[rows])
             learn.append(rows[apart])
             stop.append(rows[held])
     chosen = [np.concatenate(part) for part in (learn, stop)]

@@ -14,7 +14,7 @@ import torch
 from ds2c_cli import schema
 from ds2c_cli.bags import Bags
 from ds2c_cli.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
-from ds2c_cli.errors import InputError
+from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.models import MODELS
 from ds2c_cli.settings import Geometry, Training
 
@@ -37,10 +37,10 @@ def bags():
     )
 
 
-def trained(bags, model="additive"):
+def trained(bags, model="additive", **options):
     """A checkpoint with random weights, the standardisation of these bags, and state that only training leaves."""
     torch.manual_seed(3)
-    settings = Training(model=model, hidden=8)
+    settings = Training(model=model, hidden=8, **options)
     network = build_model(settings, DIMENSION, len(GENES))
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     centre, spread, area = standardisation(bags, np.array([0, 1, 3]))
@@ -91,7 +91,7 @@ def refused(path, *words):
     assert error.value.hint
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.features == "tiles"])
 def test_a_loaded_checkpoint_predicts_exactly_what_the_saved_one_did(tmp_path, bags, model):
     saved = trained(bags, model)
     saved.save(tmp_path / "lung.pt")
@@ -101,6 +101,32 @@ def test_a_loaded_checkpoint_predicts_exactly_what_the_saved_one_did(tmp_path, b
         assert torch.isfinite(after).all()
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+@pytest.mark.parametrize("options", [{"context": "cell"}, {"context": "spot", "pooling": "mean"}, {"pooling": "gru"}])
+def test_an_ablation_is_rebuilt_from_the_settings_the_checkpoint_records(tmp_path, bags, options):
+    saved = trained(bags, "paper", **options)
+    saved.save(tmp_path / "lung.pt")
+    loaded = load_checkpoint(tmp_path / "lung.pt")
+    for before, after in zip(read(saved, bags), read(loaded, bags), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_checkpoint_from_before_the_ablations_is_what_it_was(tmp_path, bags):
+    saved = trained(bags, "paper")
+    expected = read(saved, bags)
+    for name in ("context", "pooling"):
+        del saved.about["training"][name]
+    saved.save(tmp_path / "lung.pt")
+    for before, after in zip(expected, read(load_checkpoint(tmp_path / "lung.pt"), bags), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_model_refuses_an_ablation_it_does_not_have():
+    with pytest.raises(UsageError, match="mlp has no --context"):
+        build_model(Training(model="mlp", context="cell"), DIMENSION, 3)
+    with pytest.raises(UsageError, match="additive has no --pooling"):
+        build_model(Training(pooling="mean"), DIMENSION, 3)
 
 
 def test_a_checkpoint_holds_all_that_prediction_needs(path, bags):

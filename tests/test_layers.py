@@ -14,7 +14,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "ds2c_cli"
 
 # What several steps share, or what keeps one of them short; on the layer of the steps.
-STEP_HELPERS = ("material", "manifest", "drawing", "overlay", "plausibility", "pipeline", "bags", "fit", "checkpoint")
+STEP_HELPERS = (
+    "material", "manifest", "drawing", "overlay", "plausibility", "pipeline", "bags", "fit", "checkpoint", "deconvolve",
+    "superpixels", "figures", "metering", "benchmark_file", "benchmark", "benchmark_report",
+)  # fmt: skip
 
 # Bottom to top. A module imports from its own layer or a lower one; a new module is given a layer here.
 LAYERS = (

@@ -20,7 +20,7 @@ from ds2c_cli.predict import share_out
 D, G = 5, 7
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=[name for name, model in MODELS.items() if model.features == "tiles"])
 def name(request):
     return request.param
 
@@ -70,6 +70,46 @@ def test_the_papers_spot_is_rho_of_the_sum_over_its_members(bag):
         total = sum((hidden(model, bag, cell) for cell in members), torch.zeros(48))
         spots.append(F.softplus(model.rho(total)))
     assert torch.allclose(model.spot(bag), torch.stack(spots), atol=1e-5)
+
+
+def ablated(deep, **options):
+    torch.manual_seed(0)
+    return MODELS[deep](D, G, 16, 0.3, **options).eval()
+
+
+@pytest.mark.parametrize("deep", ["paper", "additive"])
+@pytest.mark.parametrize(("context", "parts"), [("cell", 1), ("spot", 2), ("neighbours", 3)])
+def test_a_context_ablation_reads_only_its_part_of_the_vector(deep, context, parts, bag):
+    model = ablated(deep, context=context)
+    if parts == 1:
+        model.phi_spot = torch.nn.Identity()  # `hidden` computes the whole vector
+        bag = replace(bag, tiles=torch.zeros(5, 16))
+    expected = torch.stack([model.rho(hidden(model, bag, cell)[: parts * 16]) for cell in range(8)])
+    assert torch.allclose(model.read_cells(bag), expected, atol=1e-5)
+    other = replace(bag, tiles=bag.tiles + 1)
+    assert torch.equal(model.spot(bag), model.spot(other)) == (context == "cell")
+
+
+def test_mean_pooling_is_rho_of_the_mean_and_gru_pooling_its_last_state(bag):
+    model, recurrent = ablated("paper", pooling="mean"), ablated("paper", pooling="gru")
+    means, states = [], []
+    for spot in range(3):
+        members = [cell for cell in range(8) if bag.spot_of[cell] == spot and bag.inside[cell]]
+        total = sum((hidden(model, bag, cell) for cell in members), torch.zeros(48))
+        means.append(F.softplus(model.rho(total / max(len(members), 1))))
+        state = torch.zeros(1, 1, 16)
+        for cell in members:
+            _, state = recurrent.gru(hidden(recurrent, bag, cell)[None, None], state)
+        states.append(F.softplus(recurrent.rho(state[0, 0])))
+    assert torch.allclose(model.spot(bag), torch.stack(means), atol=1e-5)
+    assert torch.allclose(recurrent.spot(bag), torch.stack(states), atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "gru"])
+def test_a_cell_is_read_off_as_a_spot_of_itself_alone(pooling, bag):
+    model = ablated("paper", pooling=pooling)
+    alone = replace(bag, inside=torch.arange(8) == 3)
+    assert torch.allclose(torch.log1p(model.cell(bag)[3]), model.spot(alone)[2], atol=1e-5)
 
 
 def test_additive_cells_add_up_to_their_spot(bag):
@@ -154,7 +194,7 @@ def test_where_all_rates_are_zero_the_spot_is_shared_out_evenly():
 def test_splits_add_up_to_the_spot(split):
     spots = sparse.csr_matrix(np.array([[4, 6, 0], [1, 0, 9]]))
     spot_of, area = np.array([0, 0, 1, 0]), np.array([1.0, 2, 5, 7])
-    share = np.expm1(split(spots, np.array([10, 10]), spot_of, area))
+    share = np.expm1(split(spots, np.array([10, 10]), spot_of, np.ones(4, bool), area))
     total = np.zeros((2, 3))
     np.add.at(total, spot_of, share)
     assert np.allclose(total, spots.toarray() * 1000, rtol=1e-4)

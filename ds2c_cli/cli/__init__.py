@@ -15,7 +15,7 @@ import typer
 from .. import __version__
 from ..console import console
 from ..errors import Stopped, UsageError
-from . import cache, demo, doctor, embed, encoders, evaluate, export, plot, predict, prepare, train
+from . import benchmark, cache, demo, doctor, embed, encoders, evaluate, export, plot, predict, prepare, train
 
 COMMANDS = [
     ("prepare", prepare),
@@ -23,6 +23,7 @@ COMMANDS = [
     ("train", train),
     ("predict", predict),
     ("evaluate", evaluate),
+    ("benchmark", benchmark),
     ("plot", plot),
     ("export", export),
     ("encoders", encoders),

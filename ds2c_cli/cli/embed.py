@@ -29,6 +29,9 @@ def command(
     weights: WeightsOption = None,
     precision: PrecisionOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; found when not given.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="tiles (of cells and spots), or superpixels, for --model istar and scstgcn.")
+    ] = None,
     device: DeviceOption = "auto",
     shard: Annotated[
         str | None,
@@ -50,7 +53,9 @@ def command(
     from ..project import Project
     from ..settings import Embedding
 
-    flags = {"encoder": encoder, "weights": weights, "precision": precision, "batch_size": batch_size}
+    flags = {
+        "encoder": encoder, "weights": weights, "precision": precision, "batch_size": batch_size, "features": features,
+    }  # fmt: skip
     home = Project(project)
     root = cache or default_root()
     part = _shard(shard)

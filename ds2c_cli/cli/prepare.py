@@ -53,12 +53,19 @@ def command(
     donor: Annotated[str, typer.Option(help="Who the slide is from; folds keep a donor whole.")] = "",
     cohort: Annotated[str, typer.Option(help="The study it belongs to.")] = "",
     mpp: Annotated[float | None, typer.Option(help="Microns a pixel at level 0; by default from the slide.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="A geometry by name: um (55 um) or ref-px (the published code's 160 px discs).")
+    ] = "",
     layout: Annotated[str | None, typer.Option(help="Pseudo-spots: grid or hex.")] = None,
     membership: Annotated[
         str | None, typer.Option(help="Which cells are in a spot: margin, overlap, centroid.")
     ] = None,
     spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot.")] = None,
     spot_tile_um: Annotated[float | None, typer.Option(help="Side of a spot's tile; 1.4 diameters by default.")] = None,
+    spot_px: Annotated[
+        float | None, typer.Option(help="Diameter of a spot in level-0 pixels, whatever they measure.")
+    ] = None,
+    spot_tile_px: Annotated[float | None, typer.Option(help="Side of a spot's tile in level-0 pixels.")] = None,
     pitch_um: Annotated[float | None, typer.Option(help="Distance of hexagonal pseudo-spots.")] = None,
     cell_tile_um: Annotated[float | None, typer.Option(help="Smallest side of a cell's tile.")] = None,
     margin_um: Annotated[float | None, typer.Option(help="How far inside the disc, for membership margin.")] = None,
@@ -90,12 +97,14 @@ def command(
     from ..material import Sources
     from ..project import Project
     from ..settings import Geometry
+    from ..settings import preset as preset_named
 
     flags = {
         "layout": layout, "membership": membership, "spot_um": spot_um, "spot_tile_um": spot_tile_um,
         "pitch_um": pitch_um, "cell_tile_um": cell_tile_um, "margin_um": margin_um, "overlap": overlap,
-        "pseudospot": pseudospot,
+        "pseudospot": pseudospot, "spot_px": spot_px, "spot_tile_px": spot_tile_px,
     }  # fmt: skip
+    flags = {**preset_named(preset), **{name: value for name, value in flags.items() if value is not None}}
     if boundaries not in ("cell", "nucleus"):
         raise UsageError(f"--boundaries is {boundaries!r}", "It is cell or nucleus.")
     if (slide is not None) + bool(hest) + (manifest is not None) != 1:

@@ -30,7 +30,7 @@ def command(
     val: Annotated[
         list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="additive, paper, mlp or cell-supervised.")] = None,
+    model: Annotated[str | None, typer.Option(help="additive, paper, mlp, cell-supervised, istar or scstgcn.")] = None,
     folds: Annotated[int, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=0)] = 0,
     output: Annotated[
         str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")
@@ -43,6 +43,10 @@ def command(
     hidden: Annotated[int | None, typer.Option(help="Width of the layers.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
     batch_spots: Annotated[int | None, typer.Option(help="Spots a step.")] = None,
+    context: Annotated[
+        str | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help="Of --model paper over a spot's cells: sum, mean, gru.")] = None,
     encoder: EncoderOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = "auto",
@@ -56,6 +60,7 @@ def command(
     """Train a model on spots."""
     console.configure(json=json, debug=debug)
     from ..cache import default_root
+    from ..models import MODELS
     from ..project import Project
     from ..settings import Embedding, Training
     from ..train import train as train_model
@@ -65,9 +70,13 @@ def command(
     flags = {
         "model": model, "seed": seed, "genes": genes, "epochs": epochs, "patience": patience,
         "learning_rate": learning_rate, "hidden": hidden, "dropout": dropout, "batch_spots": batch_spots,
+        "context": context, "pooling": pooling,
     }  # fmt: skip
     settings = home.settings(Training, flags)
-    embedding = home.embedding(home.settings(Embedding, {"encoder": encoder, "precision": precision}))
+    features = MODELS[settings.model].features if settings.model in MODELS else None
+    embedding = home.embedding(
+        home.settings(Embedding, {"encoder": encoder, "precision": precision, "features": features})
+    )
     name = output or settings.model + (f"-seed{settings.seed}" if settings.seed else "")
     path = Path(name) if "/" in name else home.checkpoint(name.removesuffix(".pt"))
     root = cache or default_root()

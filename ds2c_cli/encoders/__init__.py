@@ -40,7 +40,7 @@ class Recipe:
     weights_file: str = ""  # empty: model.safetensors, else pytorch_model.bin
     architecture: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm.create_model
-    pooling: str = "own"  # own: the network's own output; cls; cls + mean of the patch tokens
+    pooling: str = "own"  # own: the network's own output; cls; cls + mean of the patch tokens; map: no pooling at all
     preprocessing: Preprocessing | None = None
     dimension: int = 0
     licence: str = "see its page"
@@ -48,7 +48,10 @@ class Recipe:
     overrules: tuple[str, ...] = ()  # what config.json is known to declare wrongly
     sha256: str = ""  # of the weights file at that revision, where it is known
     note: str = ""  # what a person should know before using it
+    map_side: int = 0  # of pooling map: the map has so many rows and columns, row by row in the embedding
 
+
+MAP = "map"
 
 OWKIN, NC_ND = "Owkin non-commercial", "CC-BY-NC-ND-4.0"
 LUNIT_NC, KAIKO_NC = "Lunit non-commercial", "Kaiko non-commercial"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import UsageError
 from . import Recipe
 from .weights import Snapshot
 
@@ -37,3 +38,8 @@ def network(recipe: Recipe) -> nn.Module:
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
     """None."""
     return {}
+
+
+def map_shape(recipe: Recipe) -> tuple[int, int, int]:
+    """It has none."""
+    raise UsageError(f"the encoder {recipe.name} has no map of features", "Superpixels need a network: choose another.")

@@ -7,21 +7,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import Recipe
+from . import MAP, Recipe
 from .timm_models import read
 from .weights import Snapshot
 
+STRIDE, WIDTH = 16, 112  # of stage 4
+MAP_PX = 224  # a side at which zero padding reaches a smaller part of the map than at the tile's own 112
+
 
 class StageFour(nn.Module):
-    """Mean and SD over the stage-4 map: on H&E better than the final layer (ENCODERS 1)."""
+    """Mean and SD over the stage-4 map: on H&E better than the final layer (ENCODERS 1); or the map itself."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, pooled: bool) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.pooled = network, pooled
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # (n, 3, h, w) normalised
         (stage,) = self.network.forward_intermediates(pixels, indices=[3], intermediates_only=True)  # type: ignore[operator]
         flat = stage.float().flatten(2)  # (n, 112, h/16 * w/16)
+        if not self.pooled:
+            return flat.transpose(1, 2).flatten(1)  # (n, h/16 * w/16 * 112), row by row
         return torch.cat([flat.mean(-1), flat.std(-1, correction=0)], -1)  # (n, 224)
 
 
@@ -34,7 +39,12 @@ def network(recipe: Recipe) -> nn.Module:
     """timm's network, with weights that mean nothing yet."""
     import timm
 
-    return StageFour(timm.create_model(recipe.architecture, pretrained=False))
+    return StageFour(timm.create_model(recipe.architecture, pretrained=False), recipe.pooling != MAP)
+
+
+def map_shape(recipe: Recipe) -> tuple[int, int, int]:
+    """Side of the tile in pixels, rows of its map, and features of each place."""
+    return MAP_PX, MAP_PX // STRIDE, WIDTH
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:

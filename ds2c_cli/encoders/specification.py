@@ -15,7 +15,8 @@ import torch
 
 from ..device import device_of
 from ..errors import UsageError, WeightsError
-from . import Preprocessing, Recipe, colour, lite0, recipe_of, timm_models, transformers_vit, weights
+from ..settings import Features
+from . import MAP, Preprocessing, Recipe, colour, lite0, recipe_of, timm_models, transformers_vit, weights
 from .weights import Snapshot
 
 # A format completes a recipe from the snapshot's configs, makes the network, and names its tensors.
@@ -60,6 +61,7 @@ class Specification:
             **asdict(self.preprocessing),
             "precision": self.precision,
             "weights": self.snapshot.fingerprint(),
+            **({"map_side": recipe.map_side} if recipe.map_side else {}),
         }
 
     @cached_property
@@ -69,11 +71,14 @@ class Specification:
         return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def specify(name: str, given: str = "", device: str = "auto", precision: str = "auto") -> Specification:
+def specify(
+    name: str, given: str = "", device: str = "auto", precision: str = "auto", features: Features = "tiles"
+) -> Specification:
     """Find an encoder's files and complete its recipe; neither builds nor loads the network.
 
-    `given` is a file or folder of weights. `precision` auto is fp32 on a CPU and bf16 on CUDA. Raises UsageError for an
-    unknown name, WeightsError when files are missing or their configs say what this does not know.
+    `given` is a file or folder of weights. `precision` auto is fp32 on a CPU and bf16 on CUDA. With `features`
+    superpixels the encoder gives its map of features instead of one vector. Raises UsageError for an unknown name or an
+    encoder without a map, WeightsError when files are missing or their configs say what this does not know.
     """
     recipe = recipe_of(name)
     if precision not in ("auto", *PRECISIONS):
@@ -92,7 +97,18 @@ def specify(name: str, given: str = "", device: str = "auto", precision: str = "
             f"the configuration of {name} is not one that ds2c knows ({_reason(error)})",
             f"It was read beside {snapshot.weights}: fetch the files again, or choose another encoder.",
         ) from error
-    return Specification(_agreed(recipe, declared), snapshot, precision)
+    agreed = _agreed(recipe, declared)
+    if features == "superpixels":
+        agreed = _with_map(agreed)
+    return Specification(agreed, snapshot, precision)
+
+
+def _with_map(recipe: Recipe) -> Recipe:
+    """The same encoder without pooling: its map covers the whole tile, so nothing of it is cropped."""
+    assert recipe.preprocessing is not None
+    tile_px, side, width = FORMATS[recipe.format].map_shape(recipe)
+    preprocessing = replace(recipe.preprocessing, tile_px=tile_px, resize_px=0)
+    return replace(recipe, pooling=MAP, preprocessing=preprocessing, dimension=side**2 * width, map_side=side)
 
 
 def _agreed(recipe: Recipe, declared: Recipe) -> Recipe:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import Preprocessing, Recipe
+from ..errors import UsageError
+from . import MAP, Preprocessing, Recipe
 from .weights import Snapshot
 
 CLASSES = {"SiLU": nn.SiLU}  # arguments that are classes, by the names that the registry uses; timm's are added
@@ -84,7 +85,23 @@ class Pooled(nn.Module):
         if self.pooling == "cls":
             return tokens[:, 0]
         patches = tokens[:, self.network.num_prefix_tokens :]  # registers are no patches
+        if self.pooling == MAP:
+            return patches.flatten(1)  # (n, patches * width), row by row
         return torch.cat([tokens[:, 0], patches.mean(1)], -1)
+
+
+def map_shape(recipe: Recipe) -> tuple[int, int, int]:
+    """Side of the tile in pixels, rows of its patch tokens, and the tokens' width; raises UsageError without tokens."""
+    with torch.device("meta"):
+        made = _create(recipe)
+    assert recipe.preprocessing is not None
+    if not hasattr(made, "patch_embed") or not hasattr(made, "num_prefix_tokens"):
+        raise UsageError(
+            f"the encoder {recipe.name} is no vision transformer and has no map of patch tokens",
+            "Superpixels need one, or imagenet-lite0.",
+        )
+    tile_px = recipe.preprocessing.tile_px
+    return tile_px, tile_px // int(made.patch_embed.patch_size[0]), int(made.embed_dim)  # type: ignore[index, union-attr, arg-type]
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:

@@ -143,6 +143,13 @@ def network(recipe: Recipe) -> nn.Module:
     return Pooled(made, recipe.pooling)
 
 
+def map_shape(recipe: Recipe) -> tuple[int, int, int]:
+    """Side of the tile in pixels, rows of its patch tokens, and the tokens' width."""
+    assert recipe.preprocessing is not None
+    tile_px = recipe.preprocessing.tile_px
+    return tile_px, tile_px // recipe.arguments["patch_size"], recipe.arguments["embed_dim"]
+
+
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors by timm's names, position embeddings resized to the recipe's tiles."""
     assert recipe.preprocessing is not None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from .base import SpotModel
 from .deepsets import Additive, CellSupervised, Paper
+from .istar import Istar
 from .mlp import Mlp
+from .scstgcn import ScstGcn
 
 MODELS: dict[str, type[SpotModel]] = {
     "additive": Additive,
     "paper": Paper,
     "mlp": Mlp,
     "cell-supervised": CellSupervised,
+    "istar": Istar,
+    "scstgcn": ScstGcn,
 }

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
+
+
+@dataclass(frozen=True)
+class SuperpixelBag:
+    """The Q superpixels that a batch sees, each once: first those under its spots and cells, then those around."""
+
+    features: torch.Tensor  # (Q, d)
+    around: torch.Tensor  # (Q, 8) int64, rows of `features`, -1 where there is none or it is too far to matter
+    core: int  # how many lie under a spot or a cell
+    near: int  # how many are these or touch one of them; the others are a step further away
+    spot_row: torch.Tensor  # (m,) int64, rows of `features` under spots
+    spot_of: torch.Tensor  # (m,) int64, which spot of the batch
+    cell_row: torch.Tensor  # (n,) int64, rows of `features` under cells' boxes
+    cell_of: torch.Tensor  # (n,) int64, which cell of the batch
+
+    def scaled(self, centre: torch.Tensor, spread: torch.Tensor) -> SuperpixelBag:
+        """With features less their centre (d,), in spreads (d,)."""
+        return replace(self, features=(self.features - centre) / spread)
+
+    def to(self, device: torch.device) -> SuperpixelBag:
+        """All tensors on a device."""
+        tensors = ("features", "around", "spot_row", "spot_of", "cell_row", "cell_of")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 @dataclass(frozen=True)
@@ -21,6 +44,7 @@ class Bag:
     tiles: torch.Tensor  # (U, d) embeddings of spot tiles
     own: torch.Tensor  # (S,) int64, row of `tiles`: the spot's own
     around: torch.Tensor  # (S, k) int64, rows of `tiles`: its neighbours, -1 where missing
+    superpixels: SuperpixelBag | None = None  # instead of the embeddings of tiles, which are 0 wide then
 
     @property
     def n_spots(self) -> int:
@@ -28,7 +52,8 @@ class Bag:
 
     def to(self, device: torch.device) -> Bag:
         """All tensors on a device."""
-        return Bag(*(getattr(self, field.name).to(device) for field in fields(self)))
+        there = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in there.items() if value is not None})
 
 
 def segment_sum(values: torch.Tensor, segment: torch.Tensor, n: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..settings import Features
 from .bag import Bag
 
 
@@ -15,6 +16,8 @@ class SpotModel(nn.Module):
     """A model over d-dimensional embeddings and G genes; a new one is a subclass and an entry in `MODELS`."""
 
     learning_rate: ClassVar[float] = 1e-4  # of Adam, the paper's; used unless the settings say another
+    features: ClassVar[Features] = "tiles"  # what of the encoder it reads
+    options: ClassVar[tuple[str, ...]] = ()  # the settings of training that shape this model beside width and dropout
 
     @abstractmethod
     def spot(self, bag: Bag) -> torch.Tensor:

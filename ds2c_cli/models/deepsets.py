@@ -6,25 +6,40 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from ..schema import TARGET_SUM
+from ..settings import Context, Pooling
 from .bag import Bag, segment_sum
 from .base import SpotModel, inverse_softplus, mlp, set_last_bias
 
 
 class DeepSets(SpotModel):
-    """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho (DESIGN 8)."""
+    """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho (DESIGN 8).
 
-    def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
+    `context` leaves out the last part (spot) or the last two (cell).
+    """
+
+    options: ClassVar[tuple[str, ...]] = ("context",)
+
+    def __init__(
+        self, dimension: int, genes: int, hidden: int, dropout: float, context: Context = "neighbours"
+    ) -> None:
         super().__init__()
-        self.width = hidden
+        self.width, self.parts = hidden, {"cell": 1, "spot": 2, "neighbours": 3}[context]
         self.phi_cell = mlp(dimension, hidden, hidden, dropout)
-        self.phi_spot = mlp(dimension, hidden, hidden, dropout)
-        self.rho = mlp(3 * hidden, hidden, genes, dropout)
+        if self.parts > 1:
+            self.phi_spot = mlp(dimension, hidden, hidden, dropout)
+        self.rho = mlp(self.parts * hidden, hidden, genes, dropout)
 
     def context(self, bag: Bag) -> torch.Tensor:
-        """(S, 2H): the spot's tile and the mean over the neighbours it has."""
+        """(S, (parts - 1) H): the spot's tile and the mean over the neighbours it has."""
+        if self.parts == 1:
+            return bag.cells.new_empty((bag.n_spots, 0))
         tiles = self.phi_spot(bag.tiles)  # (U, H)
+        if self.parts == 2:
+            return tiles[bag.own]
         present = (bag.around >= 0).unsqueeze(-1)  # (S, k, 1)
         around = tiles[bag.around.clamp(min=0)] * present  # (S, k, H)
         return torch.cat([tiles[bag.own], around.sum(1) / present.sum(1).clamp(min=1)], 1)
@@ -36,7 +51,7 @@ class DeepSets(SpotModel):
         as over the concatenated h_j at a third of the work.
         """
         weight, bias = self.rho.get_parameter("0.weight"), self.rho.get_parameter("0.bias")
-        of_cell, of_context = weight.split([self.width, 2 * self.width], dim=1)
+        of_cell, of_context = weight.split([self.width, (self.parts - 1) * self.width], dim=1)
         cells = F.linear(self.phi_cell(bag.cells), of_cell, bias)  # (C, H)
         return self.rho[1:](cells + F.linear(self.context(bag), of_context)[bag.spot_of])
 
@@ -44,20 +59,63 @@ class DeepSets(SpotModel):
 class Paper(DeepSets):
     """S = rho(sum_j h_j), non-negative, against the log expression of the spot; one cell is read off as rho(h_j).
 
+    `pooling` takes the mean, or the last state of a GRU that reads the h_j one after the other, for the sum.
     Softplus keeps the output non-negative: the published ReLU leaves most outputs dead at the start (FACTS 4).
     """
 
+    options: ClassVar[tuple[str, ...]] = ("context", "pooling")
+
+    def __init__(
+        self,
+        dimension: int,
+        genes: int,
+        hidden: int,
+        dropout: float,
+        context: Context = "neighbours",
+        pooling: Pooling = "sum",
+    ) -> None:
+        super().__init__(dimension, genes, hidden, dropout, context)
+        self.pooling = pooling
+        if pooling == "gru":
+            self.gru = nn.GRU(self.parts * hidden, hidden, batch_first=True)
+            self.rho = mlp(hidden, hidden, genes, dropout)
+
     def spot(self, bag: Bag) -> torch.Tensor:
+        if self.pooling == "gru":
+            return F.softplus(self.rho(self._last_state(bag)))
         member = bag.inside
         cells = segment_sum(self.phi_cell(bag.cells[member]), bag.spot_of[member], bag.n_spots)  # (S, H)
         number = torch.bincount(bag.spot_of[member], minlength=bag.n_spots).unsqueeze(1)  # (S, 1)
-        return F.softplus(self.rho(torch.cat([cells, number * self.context(bag)], 1)))
+        pooled = torch.cat([cells, number * self.context(bag)], 1)  # (S, 3H)
+        return F.softplus(self.rho(pooled / number.clamp(min=1) if self.pooling == "mean" else pooled))
 
     def cell(self, bag: Bag) -> torch.Tensor:
+        if self.pooling == "gru":
+            return torch.expm1(F.softplus(self.rho(self.gru(self._vectors(bag).unsqueeze(1))[0][:, 0])))
         return torch.expm1(F.softplus(self.read_cells(bag)))
 
     def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
         set_last_bias(self.rho, inverse_softplus(mean))
+
+    def _vectors(self, bag: Bag) -> torch.Tensor:
+        """(C, 3H): the h_j."""
+        return torch.cat([self.phi_cell(bag.cells), self.context(bag)[bag.spot_of]], 1)
+
+    def _last_state(self, bag: Bag) -> torch.Tensor:
+        """(S, H): of the GRU after the members of each spot, in the order of the cell table; 0 without members."""
+        member = bag.inside
+        spot_of, order = bag.spot_of[member].sort(stable=True)
+        vectors = self._vectors(bag)[member][order]
+        number = torch.bincount(spot_of, minlength=bag.n_spots)  # (S,)
+        state = vectors.new_zeros((bag.n_spots, self.width))
+        filled = torch.nonzero(number)[:, 0]
+        if not len(filled):
+            return state
+        place = torch.arange(len(spot_of), device=spot_of.device) - (number.cumsum(0) - number)[spot_of]
+        padded = vectors.new_zeros((bag.n_spots, int(number.max()), vectors.shape[1]))
+        padded = padded.index_put((spot_of, place), vectors)[filled]
+        packed = pack_padded_sequence(padded, number[filled].cpu(), batch_first=True, enforce_sorted=False)
+        return state.index_copy(0, filled, self.gru(packed)[1][0])
 
 
 class Additive(DeepSets):
@@ -69,8 +127,10 @@ class Additive(DeepSets):
     learning_rate: ClassVar[float] = 1e-3  # reaches in 30 epochs what 1e-4 reaches in 300
     typical_total: torch.Tensor
 
-    def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
-        super().__init__(dimension, genes, hidden, dropout)
+    def __init__(
+        self, dimension: int, genes: int, hidden: int, dropout: float, context: Context = "neighbours"
+    ) -> None:
+        super().__init__(dimension, genes, hidden, dropout, context)
         # What the rates of a spot add up to in the mean, for cells whose spot has no member of its own.
         self.register_buffer("typical_total", torch.tensor(0.0))
 

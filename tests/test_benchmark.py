@@ -1,0 +1,236 @@
+"""The benchmark on painted slides: folds, resuming, the report, and that geometries are never mixed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ds2c_cli import benchmark, metrics
+from ds2c_cli.benchmark_file import read_benchmark
+from ds2c_cli.errors import InputError, UsageError
+from ds2c_cli.project import Project
+
+HEAD = """
+name = "painted"
+preset = "um"
+encoders = ["colour"]
+seeds = [0, 1]
+models = ["mlp", "additive", "cell-supervised"]
+ensemble = true
+
+[geometry]
+membership = "centroid"
+
+[training]
+epochs = 3
+hidden = 16
+
+[[model]]
+name = "additive, cell"
+context = "cell"
+ablation = true
+"""
+
+
+def sample(painted, name, donor=None, cohort="painted", **more):
+    source = painted / name.split("-")[0]
+    lines = {
+        "sample": name, "slide": source / "slide.tif", "cells": source / "cells.parquet",
+        "counts": source / "cell_counts.h5ad", "donor": donor or name, "cohort": cohort, **more,
+    }  # fmt: skip
+    return "\n[[sample]]\n" + "\n".join(f'{key} = "{value}"' for key, value in lines.items()) + "\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to(text):
+        path = tmp_path / "benchmark.toml"
+        path.write_text(text)
+        return path
+
+    return to
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("benchmark")
+
+
+RAN = {}
+
+
+@pytest.fixture
+def ran(ds2c, painted, home, monkeypatch):
+    """The benchmark has run, with fewer resamples: its words and its answer."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 200)
+    if not RAN:
+        path = home / "benchmark.toml"
+        path.write_text(HEAD + sample(painted, "one") + sample(painted, "two"))
+        words = ("benchmark", path, "--project", home / "project", "--cache", home / "cache", "--json")
+        first = ds2c(*words)
+        assert first.code == 0, first.err
+        RAN.update(words=words, out=json.loads(first.out))
+    return RAN["words"], RAN["out"]
+
+
+def test_it_scores_every_model_on_every_fold_and_seed(ran):
+    _, out = ran
+    rows = pd.DataFrame(out["rows"])
+    assert not out["missing"]
+    image = rows[(rows["metric"] == "pearson") & (rows["genes"] == "top100")]
+    for model in ("mlp", "additive", "cell-supervised", "additive, cell"):
+        for scenario in ("IS_in", "IS_out", "OOS"):
+            found = image[(image["model"] == model) & (image["scenario"] == scenario)]
+            assert set(zip(found["sample"], found["seed"], strict=True)) == {
+                (s, k) for s in ("one", "two") for k in (0, 1)
+            }
+    assert set(image.loc[image["model"] == "additive, ensemble", "sample"]) == {"one", "two"}
+    for baseline in ("mean", "even split", "area split"):  # once a fold and sample
+        assert len(image[(image["model"] == baseline) & (image["scenario"] == "IS_out")]) == 2
+    given = image[image["model"] == "additive + spot"]
+    assert {"IS_in", "IS_out", "OOS"} <= set(given["scenario"])
+
+
+def test_a_second_run_does_nothing_again(ran, ds2c, monkeypatch, home):
+    words, out = ran
+    before = {path: path.stat().st_mtime_ns for path in (home / "project").rglob("*.npz")}
+    steps = (home / "project" / "benchmark" / "painted" / "steps.json").read_text()
+
+    def never(*words, **more):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(benchmark, "score", never)
+    again = ds2c(*words)
+    assert again.code == 0
+    assert json.loads(again.out)["rows"] == out["rows"]
+    assert before == {path: path.stat().st_mtime_ns for path in (home / "project").rglob("*.npz")}
+    assert (home / "project" / "benchmark" / "painted" / "steps.json").read_text() == steps
+    costs = pd.DataFrame(json.loads(steps))
+    assert {"prepare", "embed", "train", "score"} <= set(costs["step"])
+    assert (costs["memory_mb"] > 50).all()
+
+
+def test_a_score_that_is_gone_is_made_again_and_said_to_be_missing_before(ran, ds2c, home):
+    words, out = ran
+    path = next((home / "project" / "benchmark" / "painted" / "scores").glob("*additive-s1/one.npz"))
+    path.unlink()
+    report = ds2c(*words, "--report-only")
+    assert len(json.loads(report.out)["missing"]) == 1
+    assert "not there yet" in report.err
+    assert json.loads(ds2c(*words).out)["rows"] == out["rows"]
+
+
+def test_the_report_has_the_papers_table_ours_and_the_figures(ran, home):
+    folder = home / "project" / "benchmark" / "painted"
+    page = (folder / "report.html").read_text()
+    for words in (
+        "From the image alone: mean r, top 50 genes", "top 200 genes", "50 most variable genes", "all genes",
+        "within spots", "Given the measured spots", "Ablations", "Paired differences to additive", "What it cost",
+        "painted IS_in", "painted IS_out", "painted OOS", "additive, ensemble",
+    ):  # fmt: skip
+        assert words in page
+    assert page.index("From the image alone") < page.index("<td>mean") < page.index("<td>mlp")
+    for figure in ("genes_painted", "ablation_painted", "cells_per_spot", "painted_one", "painted_two"):
+        assert (folder / f"{figure}.png").stat().st_size > 5_000
+        assert (folder / f"{figure}.pdf").read_bytes().startswith(b"%PDF")
+    table = pd.read_csv(folder / "table.csv")
+    assert ((table["low"] <= table["high"]) | table["low"].isna()).all()
+
+
+def test_differences_are_paired(ran, home):
+    """The interval of a difference is that of the difference of the same resamples, narrower than of two apart."""
+    folder = home / "project" / "benchmark" / "painted"
+    found = pd.read_csv(folder / "differences.csv")
+    same = found[found["model"] == "additive"]
+    assert (same[["value", "low", "high"]] == 0).all().all()
+    table = pd.read_csv(folder / "table.csv").set_index(["model", "column", "metric", "genes"])
+    one = found.set_index(["model", "column", "metric", "genes"]).loc[("mlp", "IS_in", "pearson", "top100")]
+    mlp, additive = (table.loc[(model, "IS_in", "pearson", "top100")] for model in ("mlp", "additive"))
+    assert one["value"] == pytest.approx(mlp["value"] - additive["value"], abs=2e-5)
+    assert one["low"] <= one["value"] <= one["high"]
+
+
+# The file
+
+
+def test_folds_keep_a_donor_whole_and_a_patient_only_when_asked(painted, write):
+    text = HEAD
+    for name, donor, patient in (("one", "lung", "a"), ("two", "lung", "b"), ("one-c", "other", "c")):
+        text += sample(painted, name, donor, patient=patient)
+    path = write(text)
+    folds = read_benchmark(path).folds
+    assert [set(fold.train) for fold in folds] == [{"one-c"}, {"one", "two"}]
+    assert folds[0].scenario == {"one-c": "IS", "one": "OOS", "two": "OOS"}
+    assert len(read_benchmark(path, "patient").folds) == 3
+    assert len(read_benchmark(path, "sample").folds) == 3
+    with pytest.raises(UsageError, match="split_by"):
+        read_benchmark(path, "slide")
+
+
+def test_a_design_may_train_on_one_cohort_and_be_scored_on_another(painted, write):
+    text = HEAD + '\n[[design]]\nname = "breast"\ncohorts = ["a", "b"]\n'
+    text += '\n[[design]]\nname = "breast"\ncohorts = ["a"]\nood = ["b"]\n'
+    path = write(text + sample(painted, "one", cohort="a") + sample(painted, "two", cohort="b"))
+    folds = read_benchmark(path).folds
+    assert [(fold.train, fold.scenario) for fold in folds] == [
+        (("two",), {"two": "IS", "one": "OOS"}),
+        (("one",), {"one": "IS", "two": "OOS"}),
+        (("one",), {"two": "OOD"}),
+    ]
+    assert len({fold.name for fold in folds}) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ('surprise = 1\n', "no setting surprise"),
+        ('reference = "gone"\n', "reference 'gone'"),
+        ('[[design]]\ncohorts = ["moon"]\n', "cohort 'moon'"),
+        ('[[model]]\nmodel = "mlp"\n', "mlp twice"),
+        ('[[model]]\nname = "x"\nmodel = "guess"\n', "no model 'guess'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_the_file_is_named(painted, write, words, said):
+    text = words + HEAD if "[[" not in words else HEAD + words
+    with pytest.raises((InputError, UsageError)) as error:
+        read_benchmark(write(text + sample(painted, "one")))
+    assert said in error.value.message
+
+
+def test_samples_are_checked_as_a_manifest_is(painted, write):
+    with pytest.raises(InputError, match="nothing was prepared") as error:
+        read_benchmark(write(HEAD + sample(painted, "one") + sample(painted, "gone")))
+    assert "sample gone" in error.value.message
+
+
+def test_a_report_refuses_to_mix_geometries(ran, ds2c, painted, home, write):
+    source = painted / "one"
+    assert ds2c(
+        "prepare", source / "slide.tif", "--cells", source / "cells.parquet", "--counts", source / "cell_counts.h5ad",
+        "--sample", "three", "--project", home / "project", "--preset", "ref-px", "--spot-px", 100,
+        "--spot-tile-px", 140,
+    ).code == 0  # fmt: skip
+    with pytest.raises(InputError, match="different geometries"):
+        benchmark.check_one_geometry(Project(home / "project").samples(["one", "three"]))
+
+
+def test_a_dry_run_says_what_would_be_trained_and_does_nothing(ds2c, painted, write, tmp_path):
+    path = write(HEAD + sample(painted, "one") + sample(painted, "two"))
+    ran = ds2c("benchmark", path, "--project", tmp_path / "none", "--dry-run", "--json")
+    out = json.loads(ran.out)
+    assert out["networks"] == 2 * 4 * 2
+    assert [fold["train"] for fold in out["folds"]] == [["two"], ["one"]]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_mean_of_networks_is_the_mean_of_what_they_say(ran, home):
+    scores = home / "project" / "benchmark" / "painted" / "scores"
+    held = {}
+    for seed in ("s0", "s1", "ensemble"):
+        (path,) = scores.glob(f"painted-fold1-colour-additive-{seed}/one.npz")
+        held[seed] = benchmark._read(path)
+    mine = {seed: one.painted[0].prediction for seed, one in held.items()}
+    np.testing.assert_allclose(mine["ensemble"], (mine["s0"] + mine["s1"]) / 2, atol=1e-5)
