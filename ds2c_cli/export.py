@@ -128,6 +128,8 @@ def _export(
         found = of_prediction(project, prediction, genes, how.places, image)
     else:
         found = of_sample(project.sample(source), genes, how.places, image)
+    if not len(found):
+        raise InputError(f"{source} has no cells", "Predict again.")
     if how.needs_genes and not found.genes:
         raise InputError(
             f"sample {source} has no counts of cells, and there is nothing else to write as {to}",

@@ -235,6 +235,18 @@ def test_cells_lie_on_their_pixels_at_every_scale(marked):
             assert min(nearby) == 255
 
 
+def test_a_spatialdata_stopped_at_the_slide_leaves_nothing(marked):
+    path, made = marked
+
+    def stop(stage: str, done: int, total: int, facts: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), replacing_folder(path) as part:
+        write_spatialdata(part, made, stop)
+    assert [file.name for file in path.parent.iterdir()] == ["slide.png"]
+
+
 def test_cells_that_are_points_are_circles(write, project):
     path = write("additive/dots", "spatialdata", image=False)
     data = spatialdata.read_zarr(path)
@@ -645,6 +657,14 @@ def test_some_cells_of_a_prediction_are_exported_with_their_outlines(project, wr
     assert shapely.equals_exact(
         found.outline, project.sample("odd").outlines()[[40, 3, 12]], tolerance=HUNDREDTHS
     ).all()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_no_cells_are_no_export(project, write, tmp_path, to):
+    table = anndata.read_h5ad(project.predictions("additive") / "dots.h5ad")[:0].copy()
+    table.write_h5ad(tmp_path / "none.h5ad")
+    with pytest.raises(InputError, match="has no cells"):
+        write(str(tmp_path / "none.h5ad"), to)
 
 
 def test_a_slide_that_is_gone_can_be_left_out(project, home, write):

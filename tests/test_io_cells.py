@@ -311,8 +311,11 @@ def test_ids_of_features(tmp_path):
         feature("Polygon", triangle, name="n"),
         feature("Polygon", triangle),
         feature("Polygon", triangle, "PathCellObject"),  # early QuPath: not an id
+        feature("Polygon", triangle, "a UUID", name="unused", metadata={"cell_id": "m"}),  # ours, back from QuPath
+        feature("Polygon", triangle, "13", cell_id="c7"),
+        feature("Polygon", triangle, "14", metadata="none"),
     ]
-    assert list(areas(geojson(tmp_path / "c.geojson", document))) == ["12", "c5", "n", "3", "4"]
+    assert list(areas(geojson(tmp_path / "c.geojson", document))) == ["12", "c5", "n", "3", "4", "m", "c7", "14"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="PREDICTION|SAMPLE...",
+            metavar="PREDICTION|SAMPLE",
             help="Files that `ds2c predict` wrote, their NAME/SAMPLE in the project, or samples.",
         ),
     ],

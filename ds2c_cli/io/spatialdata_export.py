@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -37,6 +39,8 @@ def write_spatialdata(path: Path, export: Export, progress: Progress) -> None:
     Coordinate systems: `global`, level-0 pixels, and `microns`. Raises UsageError when the library is not installed.
     """
     spatialdata = load_spatialdata()
+    import dask
+
     place = export.place
     assert place is not None
     with warnings.catch_warnings():
@@ -57,7 +61,9 @@ def write_spatialdata(path: Path, export: Export, progress: Progress) -> None:
         stage = f"export slide {export.name}"
         images = {} if place.slide is None else {IMAGE: _image(place.slide, place.mpp, partial(progress, stage))}
         data = spatialdata.SpatialData(images=images, shapes=shapes, tables=tables)
-        data.write(path, update_sdata_path=False)
+        # A pool of its own is waited for: nothing is written any more when a stopped export is put away.
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, dask.config.set(pool=pool):
+            data.write(path, update_sdata_path=False)
         write_matrices(zarr.open_group(path / "tables" / TABLE, mode="r+"), export, progress)
         sign(zarr.open_group(path, mode="r+", use_consolidated=False), export.about)
 
