@@ -77,8 +77,9 @@ class Piece:
     cells: np.ndarray  # (c,) rows of the cell table
     spot_of: np.ndarray  # (c,) rows of the spot table
     inside: np.ndarray  # (c,)
-    share: np.ndarray  # (c, G) log1p per 10,000 of the spot
+    share: np.ndarray  # (c, G) what log1p of counts per 10,000 of the spot should come to
     spot_log: np.ndarray | None  # (s, G)
+    rates: np.ndarray | None = None  # (c, G) counts per 10,000 of the spot, which add up; of models
 
 
 def evaluate(
@@ -215,7 +216,13 @@ def _pieces(
             done += len(c.cells)
             progress(f"score {source.name} on {sample.name}", done, len(bags.cells), "")
             yield Piece(
-                c.spots, c.cells, c.spots[c.spot_of], c.inside, torch.log1p(c.share).numpy(), c.spot_log.numpy()
+                c.spots,
+                c.cells,
+                c.spots[c.spot_of],
+                c.inside,
+                c.share_log.numpy(),
+                c.spot_log.numpy(),
+                c.share.numpy(),
             )
 
     return source.about, run()
@@ -233,7 +240,7 @@ def _by_spots(sample: Sample) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
     context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
     for spots, rows in _by_spots(sample):
-        yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None)
+        yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None, file.share(rows))
 
 
 def _truth(sample: Sample, genes: Sequence[str]) -> Truth:
@@ -261,7 +268,8 @@ def _deconvolved(piece: Piece, truth: Truth) -> Piece:
     member = piece.inside
     local = piece.spot_of[member] - piece.spots[0]
     counts = torch.from_numpy(truth.spots[piece.spots].toarray().astype(np.float32))
-    shared = share_out(torch.expm1(torch.from_numpy(piece.share[member])), torch.from_numpy(local), counts).numpy()
+    assert piece.rates is not None
+    shared = share_out(torch.from_numpy(piece.rates[member]), torch.from_numpy(local), counts).numpy()
     share = log_share(shared, truth.totals[piece.spot_of[member]])
     return Piece(piece.spots, piece.cells[member], piece.spot_of[member], member[member], share, None)
 

@@ -17,6 +17,7 @@ from .bags import Bags
 from .errors import InputError
 from .expression import log_share
 from .models import SpotModel
+from .models.base import Measured
 from .progress import Progress, silent
 from .project import replacing
 from .settings import Training
@@ -24,11 +25,10 @@ from .settings import Training
 
 @dataclass
 class Labels:
-    """What is learned: spots (n, G) log1p per 10,000; for the ceiling also its cells' counts and the spots' totals."""
+    """What is learned: the spots' expression; for the ceiling also their cells' counts."""
 
-    spots: torch.Tensor  # (S, G), NaN rows where the spot has no counts
+    spots: Measured  # NaN rows where the spot has no counts
     cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the bags' cells
-    totals: torch.Tensor | None = None  # (S,) of the panel's genes
 
 
 def fit(
@@ -41,16 +41,15 @@ def fit(
     device: torch.device,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Train in place, Adam on the mean squared error of log expression; ends with the best weights on `stop`.
+    """Train in place, Adam on the model's loss; ends with the best weights on `stop`.
 
     Returns the loss on `learn` and on `stop` of every epoch: (epochs, 2).
     """
     model.to(device)
     bags = bags.to(device)
-    spot_labels = labels.spots.to(device)
+    measured = labels.spots.to(device)
     # No epoch is spent on finding every gene's mean.
-    mean = spot_labels[torch.from_numpy(learn).to(device)].mean(0).clamp(min=1e-3)
-    model.start_at(mean, _cells_a_spot(bags, learn))
+    model.start_at(measured.at(torch.from_numpy(learn).to(device)), _cells_a_spot(bags, learn))
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
     generator = torch.Generator().manual_seed(settings.seed)
     size = _spots_a_batch(bags, labels, learn, settings)
@@ -58,10 +57,10 @@ def fit(
     began = time.perf_counter()
     for epoch in range(settings.epochs):
         model.train()
-        learned = _pass(model, bags, labels, spot_labels, torch.from_numpy(learn), size, generator, optimiser)
+        learned = _pass(model, bags, labels, measured, torch.from_numpy(learn), size, generator, optimiser)
         model.eval()
         with torch.inference_mode():
-            stopped = _pass(model, bags, labels, spot_labels, torch.from_numpy(stop), size, None, None)
+            stopped = _pass(model, bags, labels, measured, torch.from_numpy(stop), size, None, None)
         history.append((learned, stopped))
         if not np.isfinite(stopped):
             raise InputError("the loss is not a number any more", "Lower --learning-rate.")
@@ -85,7 +84,7 @@ def _pass(
     model: SpotModel,
     bags: Bags,
     labels: Labels,
-    spot_labels: torch.Tensor,
+    measured: Measured,
     spots: torch.Tensor,
     size: int,
     generator: torch.Generator | None,
@@ -97,11 +96,11 @@ def _pass(
     for rows in order.to(bags.tiles.device).split(size):
         bag = bags.batch(rows)
         if labels.cells is None:
-            loss = F.mse_loss(model.spot(bag), spot_labels[rows])
+            loss = model.loss(bag, measured.at(rows))
             weight = len(rows)
         else:
             cells, spot_of = bags.cell_index(rows)
-            truth = _cell_truth(labels, cells, rows[spot_of])
+            truth = _cell_truth(labels.cells, cells, measured.total[rows[spot_of]])
             loss = F.mse_loss(torch.log1p(model.cell(bag)), truth)
             weight = len(cells)
         if optimiser is not None:
@@ -112,11 +111,9 @@ def _pass(
     return total / max(number, 1)
 
 
-def _cell_truth(labels: Labels, cells: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:
-    assert labels.cells is not None
-    assert labels.totals is not None
-    counts = labels.cells[cells.cpu().numpy()].toarray()
-    return torch.from_numpy(log_share(counts, labels.totals[spots.cpu()].numpy())).to(cells.device)
+def _cell_truth(counts: sparse.csr_matrix, cells: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+    share = log_share(counts[cells.cpu().numpy()].toarray(), totals[:, 0].cpu().numpy())
+    return torch.from_numpy(share).to(cells.device)
 
 
 def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:
@@ -138,7 +135,7 @@ def draw_loss(path: Path, history: np.ndarray, best: int, title: str) -> None:
     axes.plot(epochs, history[:, 0], label="training spots", color="#0057b8")
     axes.plot(epochs, history[:, 1], label="held-out spots", color="#d95f02", linestyle="--")
     axes.axvline(best + 1, color="0.6", linewidth=0.8, zorder=0)
-    axes.set(xlabel="epoch", ylabel="mean squared error of log expression", title=f"{title}: best epoch {best + 1}")
+    axes.set(xlabel="epoch", ylabel="loss", title=f"{title}: best epoch {best + 1}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     with replacing(path) as part:

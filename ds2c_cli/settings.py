@@ -74,17 +74,20 @@ class Training:
     hidden: int = 512
     dropout: float = 0.3
     learning_rate: float = 0.0  # of Adam; 0: the model's own (the paper's is 1e-4)
-    batch_spots: int = 256
+    batch_spots: int = 0  # spots a step; 0: the model's own (the paper's is 256)
     epochs: int = 500
-    patience: int = 20  # epochs without a better validation loss before stopping
+    patience: int = 0  # epochs without a better validation loss before stopping; 0: the model's own
     genes: int = 0  # the most variable genes to model; 0: all of the shared panel
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
-        for name in ("hidden", "batch_spots", "epochs", "patience"):
+        for name in ("hidden", "epochs"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("batch_spots", "patience"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 1, or 0 for the model's own, not {getattr(self, name)}")
         if not self.learning_rate >= 0:
             raise UsageError(f"learning_rate must not be negative, not {self.learning_rate:g}")
 

@@ -51,8 +51,14 @@ def create_predictions(
     return {key: np.memmap(path, "<f4", "r+", offset, shape) for key, offset in offsets.items()}
 
 
+def write_column(path: Path, name: str, values: np.ndarray) -> None:
+    """Write numbers (cells,) into a column of `obs` that `create_predictions` was given."""
+    with h5py.File(path, "r+") as file:
+        file[f"obs/{name}"][:] = values
+
+
 class PredictionFile:
-    """A prediction on disk: its genes, cells, provenance, and rows of `spot_share` on demand."""
+    """A prediction on disk: its genes, cells, provenance, and rows of `spot_share` or of shares on demand."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -63,7 +69,7 @@ class PredictionFile:
             self.genes, self.cell_id = list(table.var_names), table.obs_names.to_numpy()
             table.file.close()
             self._file = h5py.File(path, "r")
-            self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
+            self._x, self._share = self._file["X"], self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
             version = self.about["version"]
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"{path} is no prediction of ds2c ({error})", "Run `ds2c predict` again.") from error
@@ -77,6 +83,11 @@ class PredictionFile:
         """(n, genes) float32 of these cells (n,), in any order."""
         unique, inverse = np.unique(rows, return_inverse=True)
         return self._share[unique][inverse]
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """(n, genes) float32 counts per 10,000 of the spot of these cells (n,), in any order; they add up."""
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return np.expm1(self._x[unique][inverse]) * self._file[f"obs/{schema.OF_SPOT}"][:][rows, None]
 
 
 def recorded_recipe(path: Path) -> str | None:

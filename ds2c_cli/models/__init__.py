@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .additive import Additive
 from .base import SpotModel
-from .deepsets import Additive, CellSupervised, Paper
+from .deepsets import CellSupervised, Paper
 from .mlp import Mlp
 
 MODELS: dict[str, type[SpotModel]] = {
