@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from scipy import sparse
 
@@ -95,14 +94,11 @@ def _pass(
     total, number = 0.0, 0
     for rows in order.to(bags.tiles.device).split(size):
         bag = bags.batch(rows)
-        if labels.cells is None:
-            loss = model.loss(bag, measured.at(rows))
-            weight = len(rows)
-        else:
+        found = measured.at(rows)
+        if labels.cells is not None:
             cells, spot_of = bags.cell_index(rows)
-            truth = _cell_truth(labels.cells, cells, measured.total[rows[spot_of]])
-            loss = F.mse_loss(torch.log1p(model.cell(bag)), truth)
-            weight = len(cells)
+            found = _of_cells(labels.cells, cells, found.at(spot_of))
+        loss, weight = model.loss(bag, found), len(found.log)
         if optimiser is not None:
             optimiser.zero_grad()
             loss.backward()
@@ -111,9 +107,10 @@ def _pass(
     return total / max(number, 1)
 
 
-def _cell_truth(counts: sparse.csr_matrix, cells: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
-    share = log_share(counts[cells.cpu().numpy()].toarray(), totals[:, 0].cpu().numpy())
-    return torch.from_numpy(share).to(cells.device)
+def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: Measured) -> Measured:
+    """The same of single cells (rows of the counts), each as a share of its spot."""
+    share = log_share(counts[cells.cpu().numpy()].toarray(), spots.total[:, 0].cpu().numpy())
+    return replace(spots, log=torch.from_numpy(share).to(cells.device))
 
 
 def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:

@@ -118,7 +118,10 @@ def test_the_order_of_cells_does_not_matter(name, bag):
 
 def test_outputs_are_not_negative_and_gradients_finite(name, bag):
     model = model_of(name).train()
-    loss = model.spot(bag).pow(2).mean() + model.cell(bag).mean() + model.loss(bag, measured_at(500.0))
+    measured = measured_at(500.0)
+    if name == "cell-supervised":
+        measured = measured.at(bag.spot_of)  # of its cells
+    loss = model.spot(bag).pow(2).mean() + model.cell(bag).mean() + model.loss(bag, measured)
     loss.backward()
     assert (model.spot(bag) >= 0).all()
     assert (model.cell(bag) >= 0).all()
@@ -184,14 +187,26 @@ def test_the_additive_loss_is_the_likelihood_of_the_members_sum(bag):
     assert model.loss(kept, filled).item() == pytest.approx(-expected.mean(), rel=1e-4)
 
 
+def test_the_ceiling_is_the_additive_model_of_spots_of_one_cell(bag):
+    """The same weights have the same loss, whether cells are spots of their own or the ceiling's cells."""
+    spots, ceiling = model_of("additive"), model_of("cell-supervised")
+    ceiling.load_state_dict(spots.state_dict())
+    measured = measured_at(40.0).at(bag.spot_of)
+    alone = replace(
+        bag, spot_of=torch.arange(8), inside=torch.ones(8, dtype=torch.bool), own=bag.own[bag.spot_of],
+        around=bag.around[bag.spot_of],
+    )  # fmt: skip
+    assert ceiling.loss(bag, measured).item() == pytest.approx(spots.loss(alone, measured).item(), rel=1e-5)
+
+
 def test_what_is_read_is_what_cell_and_spot_say(name, bag):
     model = model_of(name)
-    if name == "additive":
+    if name not in ("paper", "mlp"):
         model.depth.fill_(300.0)
     read = model.read(bag)
     assert torch.allclose(read.share, model.cell(bag))
     assert torch.allclose(read.spot_log[[0, 2]], model.spot(bag)[[0, 2]], atol=1e-5)
-    if name != "additive":
+    if name in ("paper", "mlp"):
         assert torch.equal(read.share_log, torch.log1p(read.share))
 
 

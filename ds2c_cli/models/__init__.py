@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .additive import Additive
+from .additive import Additive, CellSupervised
 from .base import SpotModel
-from .deepsets import CellSupervised, Paper
+from .deepsets import Paper
 from .mlp import Mlp
 
 MODELS: dict[str, type[SpotModel]] = {

@@ -1,4 +1,4 @@
-"""The additive model: cells have gene rates, a spot counts the sum of its cells', and counts are what is compared."""
+"""The additive model: cells have gene rates, a spot counts the sum of its cells'; and the ceiling, taught by cells."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import nn
 from ..schema import TARGET_SUM
 from .bag import Bag, segment_sum
 from .base import Measured, Reading, set_last_bias
-from .deepsets import Rates
+from .deepsets import DeepSets
 
 
-class Additive(Rates):
+class Additive(DeepSets):
     """Each cell has non-negative gene rates; the counts of a spot are drawn around the linear sum of its cells' rates.
 
         k_g ~ negative binomial(mean = depth * sum_j r_jg, dispersion 1 / size_g)        r_j = exp(rho(h_j)) * area_j
@@ -37,14 +37,17 @@ class Additive(Rates):
         self.register_buffer("depth", torch.tensor(TARGET_SUM))
         self.register_buffer("typical_total", torch.tensor(1.0))
 
+    def rates(self, bag: Bag) -> torch.Tensor:
+        """(C, G) of each cell, in proportion to its area; those of a typical spot add up to about 1."""
+        return torch.exp(self.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
+
     def totals(self, rates: torch.Tensor, bag: Bag) -> torch.Tensor:
         """(S, G): the rates (C, G) of the members summed over each spot."""
         return segment_sum(rates[bag.inside], bag.spot_of[bag.inside], bag.n_spots)
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
         """Minus the mean log likelihood of the spots' counts."""
-        mean = measured.depth * self.totals(self.rates(bag), bag)
-        return -log_negative_binomial(measured.counts, mean.clamp(min=1e-6), self.log_size.exp()).mean()
+        return self._surprise(measured, self.totals(self.rates(bag), bag))
 
     def spot(self, bag: Bag) -> torch.Tensor:
         total = self.totals(self.rates(bag), bag)
@@ -71,6 +74,10 @@ class Additive(Rates):
         self.depth.copy_(unit)
         self.typical_total.copy_(counts.sum() / measured.depth.sum())
 
+    def _surprise(self, measured: Measured, rates: torch.Tensor) -> torch.Tensor:
+        mean = (measured.depth * rates).clamp(min=1e-7)
+        return -log_negative_binomial(measured.counts, mean, self.log_size.exp()).mean()
+
     def _size(self, total: torch.Tensor) -> torch.Tensor:
         """(S, 1): what all genes' rates of a spot add up to."""
         size = total.sum(1, keepdim=True)
@@ -78,6 +85,17 @@ class Additive(Rates):
 
     def _share(self, rates: torch.Tensor, total: torch.Tensor, bag: Bag) -> torch.Tensor:
         return TARGET_SUM * rates / self._size(total)[bag.spot_of]
+
+
+class CellSupervised(Additive):
+    """The ceiling: the additive model taught by the counts of true single cells, so that only the labels differ."""
+
+    learning_rate: ClassVar[float] = 3e-4
+    batch_spots: ClassVar[int] = 256  # cells
+
+    def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
+        """Minus the mean log likelihood of the counts of the bag's cells, which is what is `measured` here."""
+        return self._surprise(measured, self.rates(bag))
 
 
 def log_negative_binomial(counts: torch.Tensor, mean: torch.Tensor, size: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,10 @@
-"""DeepSpot2Cell: the DeepSets network, the paper's way of learning from spots, and the ceiling that is taught cells."""
+"""DeepSpot2Cell: the DeepSets network and the paper's way of learning from spots."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from ..schema import TARGET_SUM
 from .bag import Bag, segment_sum
 from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
 
@@ -56,26 +55,3 @@ class Paper(DeepSets):
 
     def start_at(self, measured: Measured, cells_a_spot: float) -> None:
         set_last_bias(self.rho, inverse_softplus(mean_log(measured)))
-
-
-class Rates(DeepSets):
-    """Each cell has non-negative gene rates in proportion to its area."""
-
-    def rates(self, bag: Bag) -> torch.Tensor:
-        """(C, G) of each cell."""
-        return torch.exp(self.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
-
-
-class CellSupervised(Rates):
-    """The ceiling: the additive network trained on true single cells, one at a time, so that only the labels differ."""
-
-    def spot(self, bag: Bag) -> torch.Tensor:
-        member = bag.inside
-        total = segment_sum(self.rates(bag)[member], bag.spot_of[member], bag.n_spots)
-        return torch.log1p(TARGET_SUM * total / total.sum(1, keepdim=True).clamp(min=1e-12))
-
-    def cell(self, bag: Bag) -> torch.Tensor:
-        return self.rates(bag)  # whose unit the true cells have set
-
-    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
-        set_last_bias(self.rho, torch.log(torch.expm1(mean_log(measured)) / cells_a_spot))
