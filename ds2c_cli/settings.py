@@ -71,7 +71,7 @@ class Training:
 
     model: str = "additive"
     seed: int = 0
-    hidden: int = 512
+    hidden: int = 0  # width of the layers; 0: the model's own (the paper's is 512)
     dropout: float = 0.3
     learning_rate: float = 0.0  # of Adam; 0: the model's own (the paper's is 1e-4)
     batch_spots: int = 0  # spots a step; 0: the model's own (the paper's is 256)
@@ -82,10 +82,9 @@ class Training:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
-        for name in ("hidden", "epochs"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("batch_spots", "patience"):
+        if self.epochs < 1:
+            raise UsageError(f"epochs must be at least 1, not {self.epochs}")
+        for name in ("hidden", "batch_spots", "patience"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 1, or 0 for the model's own, not {getattr(self, name)}")
         if not self.learning_rate >= 0:

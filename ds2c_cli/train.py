@@ -69,8 +69,7 @@ def train(
     """
     if settings.model not in MODELS:
         raise UsageError(f"there is no model {settings.model!r}", f"Known: {', '.join(MODELS)}.")
-    own = {name: getattr(MODELS[settings.model], name) for name in ("learning_rate", "batch_spots", "patience")}
-    settings = replace(settings, **{name: value for name, value in own.items() if not getattr(settings, name)})
+    settings = with_own_defaults(settings)
     held = project.samples(val_samples) if val_samples else []
     learned = [s for s in _learnable(project, train_samples) if s.name not in {h.name for h in held}]
     if not learned:
@@ -130,6 +129,13 @@ def train(
             f"{lost:,} genes are left out, rare in a sample or not in all of them; {len(genes):,} are modelled"
         )
     return done
+
+
+def with_own_defaults(settings: Training) -> Training:
+    """What the settings leave to the model, as the model has it."""
+    names = ("learning_rate", "batch_spots", "hidden", "patience")
+    own = {name: getattr(MODELS[settings.model], name) for name in names if not getattr(settings, name)}
+    return replace(settings, **own)
 
 
 def train_folds(

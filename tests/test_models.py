@@ -62,8 +62,9 @@ def hidden(model, bag, cell):
 @pytest.mark.parametrize("deep", ["paper", "additive"])
 def test_reading_cells_is_rho_of_the_concatenated_vector(deep, bag):
     model = model_of(deep)
-    expected = torch.stack([model.rho(hidden(model, bag, cell)) for cell in range(8)])
-    assert torch.allclose(model.read_cells(bag), expected, atol=1e-5)
+    for network in model.members if deep == "additive" else [model]:
+        expected = torch.stack([network.rho(hidden(network, bag, cell)) for cell in range(8)])
+        assert torch.allclose(network.read_cells(bag), expected, atol=1e-5)
 
 
 def test_the_papers_spot_is_rho_of_the_sum_over_its_members(bag):
@@ -197,6 +198,22 @@ def test_the_ceiling_is_the_additive_model_of_spots_of_one_cell(bag):
         around=bag.around[bag.spot_of],
     )  # fmt: skip
     assert ceiling.loss(bag, measured).item() == pytest.approx(spots.loss(alone, measured).item(), rel=1e-5)
+
+
+def test_rates_are_the_mean_of_networks_that_learn_one_by_one(bag):
+    model, measured = model_of("additive"), measured_at(50.0)
+    of_networks = torch.stack(list(model.rates_by_member(bag)))
+    assert not torch.allclose(of_networks[0], of_networks[1])
+    assert torch.allclose(model.rates(bag), of_networks.mean(0))
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    losses = []
+    for rates in of_networks:
+        mean = (50 * model.totals(rates, bag)).clamp(min=1e-7)
+        losses.append(-log_negative_binomial(measured.counts, mean, model.log_size.exp()).mean())
+    assert model.loss(bag, measured).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
 def test_what_is_read_is_what_cell_and_spot_say(name, bag):

@@ -42,7 +42,7 @@ def command(
         int | None, typer.Option(help="Epochs without a better loss before stopping; 0: the model's own.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0: the model's own.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Width of the layers.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the layers; 0: the model's own.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
     batch_spots: Annotated[int | None, typer.Option(help="Spots a step; 0: the model's own.")] = None,
     encoder: EncoderOption = None,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
 from ..schema import TARGET_SUM
 from .bag import Bag, segment_sum
-from .base import Measured, Reading, set_last_bias
+from .base import Measured, Reading, SpotModel, set_last_bias
 from .deepsets import DeepSets
 
+MEMBERS = 4
 
-class Additive(DeepSets):
+
+class Additive(SpotModel):
     """Each cell has non-negative gene rates; the counts of a spot are drawn around the linear sum of its cells' rates.
 
         k_g ~ negative binomial(mean = depth * sum_j r_jg, dispersion 1 / size_g)        r_j = exp(rho(h_j)) * area_j
@@ -22,32 +25,43 @@ class Additive(DeepSets):
     Counts add, so what is learned from a spot is what is read off a cell; and a likelihood of counts gives every gene
     the weight of what its counts say, where the error of a logarithm is mostly whether a rare gene was seen at all.
     `depth` is the total of a typical spot of the sample, so rates say how much more a cell holds than another, and
-    samples sequenced unlike may be trained together.
+    samples sequenced unlike may be trained together. The rates are the mean of a few narrow DeepSets networks, each of
+    which learns by itself: together they are as fast as a wide one, and steadier.
     """
 
     learning_rate: ClassVar[float] = 1e-3
     batch_spots: ClassVar[int] = 64
+    hidden: ClassVar[int] = 256
     patience: ClassVar[int] = 8
     depth: torch.Tensor  # counts of a typical spot of the training samples
     typical_total: torch.Tensor  # what the rates of a spot add up to in the mean, for cells whose spot has no member
 
     def __init__(self, dimension: int, genes: int, hidden: int, dropout: float, **options: Any) -> None:
-        super().__init__(dimension, genes, hidden, dropout, **options)
+        super().__init__()
+        self.members = nn.ModuleList(DeepSets(dimension, genes, hidden, dropout, **options) for _ in range(MEMBERS))
         self.log_size = nn.Parameter(torch.ones(genes))  # of the negative binomial: variance = mean + mean^2 / size
         self.register_buffer("depth", torch.tensor(TARGET_SUM))
         self.register_buffer("typical_total", torch.tensor(1.0))
 
     def rates(self, bag: Bag) -> torch.Tensor:
         """(C, G) of each cell, in proportion to its area; those of a typical spot add up to about 1."""
-        return torch.exp(self.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
+        rates = torch.zeros(())
+        for of_member in self.rates_by_member(bag):
+            rates = rates + of_member / MEMBERS
+        return rates
+
+    def rates_by_member(self, bag: Bag) -> Iterator[torch.Tensor]:
+        """(C, G) of each network, one after the other."""
+        for member in cast(list[DeepSets], self.members):
+            yield torch.exp(member.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
 
     def totals(self, rates: torch.Tensor, bag: Bag) -> torch.Tensor:
         """(S, G): the rates (C, G) of the members summed over each spot."""
         return segment_sum(rates[bag.inside], bag.spot_of[bag.inside], bag.n_spots)
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
-        """Minus the mean log likelihood of the spots' counts."""
-        return self._surprise(measured, self.totals(self.rates(bag), bag))
+        """Minus the mean log likelihood of the spots' counts; in training that of the networks one by one."""
+        return self._surprise(measured, [self.totals(rates, bag) for rates in self._learning(bag)])
 
     def spot(self, bag: Bag) -> torch.Tensor:
         total = self.totals(self.rates(bag), bag)
@@ -70,13 +84,19 @@ class Additive(DeepSets):
 
     def start_at(self, measured: Measured, cells_a_spot: float) -> None:
         counts, unit = measured.counts.sum(0), measured.depth.mean()
-        set_last_bias(self.rho, torch.log((counts + 0.5) / measured.depth.sum() / cells_a_spot))
+        for member in cast(list[DeepSets], self.members):
+            set_last_bias(member.rho, torch.log((counts + 0.5) / measured.depth.sum() / cells_a_spot))
         self.depth.copy_(unit)
         self.typical_total.copy_(counts.sum() / measured.depth.sum())
 
-    def _surprise(self, measured: Measured, rates: torch.Tensor) -> torch.Tensor:
-        mean = (measured.depth * rates).clamp(min=1e-7)
-        return -log_negative_binomial(measured.counts, mean, self.log_size.exp()).mean()
+    def _learning(self, bag: Bag) -> list[torch.Tensor]:
+        return list(self.rates_by_member(bag)) if self.training else [self.rates(bag)]
+
+    def _surprise(self, measured: Measured, rates: list[torch.Tensor]) -> torch.Tensor:
+        """Minus the mean log likelihood of what was measured, mean over the rates (n, G) given."""
+        counts, size = measured.counts, self.log_size.exp()
+        means = ((measured.depth * of_member).clamp(min=1e-7) for of_member in rates)
+        return -torch.stack([log_negative_binomial(counts, mean, size).mean() for mean in means]).mean()
 
     def _size(self, total: torch.Tensor) -> torch.Tensor:
         """(S, 1): what all genes' rates of a spot add up to."""
@@ -95,7 +115,7 @@ class CellSupervised(Additive):
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
         """Minus the mean log likelihood of the counts of the bag's cells, which is what is `measured` here."""
-        return self._surprise(measured, self.rates(bag))
+        return self._surprise(measured, self._learning(bag))
 
 
 def log_negative_binomial(counts: torch.Tensor, mean: torch.Tensor, size: torch.Tensor) -> torch.Tensor:

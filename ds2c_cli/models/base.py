@@ -48,9 +48,10 @@ class Reading:
 class SpotModel(nn.Module):
     """A model over d-dimensional embeddings and G genes; a new one is a subclass and an entry in `MODELS`."""
 
-    # The paper's, of Adam and its batches, and when to stop; used unless the settings say others.
+    # The paper's, of Adam, batches, layers, and epochs without a better loss; used unless the settings say others.
     learning_rate: ClassVar[float] = 1e-4
     batch_spots: ClassVar[int] = 256
+    hidden: ClassVar[int] = 512
     patience: ClassVar[int] = 20
 
     @abstractmethod

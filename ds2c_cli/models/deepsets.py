@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from .bag import Bag, segment_sum
 from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
 
 
-class DeepSets(SpotModel):
+class DeepSets(nn.Module):
     """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho (DESIGN 8)."""
 
     def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
@@ -38,7 +39,7 @@ class DeepSets(SpotModel):
         return self.rho[1:](cells + F.linear(self.context(bag), of_context)[bag.spot_of])
 
 
-class Paper(DeepSets):
+class Paper(DeepSets, SpotModel):
     """S = rho(sum_j h_j), non-negative, against the log expression of the spot; one cell is read off as rho(h_j).
 
     Softplus keeps the output non-negative: the published ReLU leaves most outputs dead at the start (FACTS 4).
