@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy import sparse
+from torch.optim.swa_utils import AveragedModel
 
 from .bags import Bags
 from .errors import InputError
@@ -50,21 +53,23 @@ def fit(
     # No epoch is spent on finding every gene's mean.
     model.start_at(measured.at(torch.from_numpy(learn).to(device)), _cells_a_spot(bags, learn))
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    average = AveragedModel(model, avg_fn=_moving_average(model.averaged))
+    judged = cast(SpotModel, average.module)
     generator = torch.Generator().manual_seed(settings.seed)
     size = _spots_a_batch(bags, labels, learn, settings)
-    best, best_state, history = float("inf"), copy.deepcopy(model.state_dict()), []
+    best, best_state, history = float("inf"), model.state_dict(), []
     began = time.perf_counter()
     for epoch in range(settings.epochs):
         model.train()
-        learned = _pass(model, bags, labels, measured, torch.from_numpy(learn), size, generator, optimiser)
-        model.eval()
+        learned = _pass(model, bags, labels, measured, torch.from_numpy(learn), size, generator, optimiser, average)
+        judged.eval()
         with torch.inference_mode():
-            stopped = _pass(model, bags, labels, measured, torch.from_numpy(stop), size, None, None)
+            stopped = _pass(judged, bags, labels, measured, torch.from_numpy(stop), size)
         history.append((learned, stopped))
         if not np.isfinite(stopped):
             raise InputError("the loss is not a number any more", "Lower --learning-rate.")
         if stopped < best:
-            best, best_state = stopped, copy.deepcopy(model.state_dict())
+            best, best_state = stopped, copy.deepcopy(judged.state_dict())
         since_best = epoch - int(np.argmin([s for _, s in history]))
         rate = (epoch + 1) / (time.perf_counter() - began)
         progress(
@@ -86,8 +91,9 @@ def _pass(
     measured: Measured,
     spots: torch.Tensor,
     size: int,
-    generator: torch.Generator | None,
-    optimiser: torch.optim.Optimizer | None,
+    generator: torch.Generator | None = None,
+    optimiser: torch.optim.Optimizer | None = None,
+    average: AveragedModel | None = None,
 ) -> float:
     """Once over the spots, learning where there is an optimiser: the mean loss."""
     order = spots[torch.randperm(len(spots), generator=generator)] if generator else spots
@@ -103,8 +109,15 @@ def _pass(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+        if average is not None:
+            average.update_parameters(model)
         total, number = total + float(loss.detach()) * weight, number + weight
     return total / max(number, 1)
+
+
+def _moving_average(steps: int) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
+    """Of the first steps the mean, then the exponential moving average over so many."""
+    return lambda mean, value, number: mean.lerp(value, max(1 / steps, 1 / (int(number) + 1)))
 
 
 def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: Measured) -> Measured:

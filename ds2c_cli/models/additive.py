@@ -33,6 +33,7 @@ class Additive(SpotModel):
     batch_spots: ClassVar[int] = 64
     hidden: ClassVar[int] = 256
     patience: ClassVar[int] = 8
+    averaged: ClassVar[int] = 50
     depth: torch.Tensor  # counts of a typical spot of the training samples
     typical_total: torch.Tensor  # what the rates of a spot add up to in the mean, for cells whose spot has no member
 

@@ -53,6 +53,7 @@ class SpotModel(nn.Module):
     batch_spots: ClassVar[int] = 256
     hidden: ClassVar[int] = 512
     patience: ClassVar[int] = 20
+    averaged: ClassVar[int] = 1  # steps over which the weights are averaged that are judged and kept; 1: the last
 
     @abstractmethod
     def spot(self, bag: Bag) -> torch.Tensor:
