@@ -21,6 +21,7 @@ from ds2c_cli.device import device_of
 from ds2c_cli.expression import log_share
 from ds2c_cli.fit import Labels, one_pass
 from ds2c_cli.material import Sources
+from ds2c_cli.models.base import Measured
 from ds2c_cli.models.deepsets import Paper
 from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project, Sample
@@ -120,7 +121,9 @@ def made_up(sample: Sample, dimension: int, genes: int, most: int, folder: Path)
 
 def epoch(network: Paper, material: Material, device: torch.device) -> None:
     """Ours: everything on the device, gathered by index, no padding."""
-    bags, spots = material.bags.to(device), torch.from_numpy(material.spots).to(device)
+    log = torch.from_numpy(material.spots)
+    ones = torch.ones((len(log), 1))  # totals and depths, which the paper's loss does not look at
+    bags, spots = material.bags.to(device), Measured(log, ones, ones).to(device)
     optimiser = torch.optim.Adam(network.parameters(), 1e-4)
     every = torch.arange(bags.n_spots)
     one_pass(network.train(), bags, Labels(spots), spots, every, BATCH, torch.Generator().manual_seed(0), optimiser)

@@ -30,7 +30,7 @@ from .project import Project, Sample, recipe_hash, replacing, write_json
 from .settings import Geometry
 from .train import CELL_SUPERVISED
 
-MOST_HELD = 300_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
+MOST_HELD = 150_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
 SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
 
 
@@ -102,8 +102,9 @@ class Piece:
     cells: np.ndarray  # (c,) rows of the cell table
     spot_of: np.ndarray  # (c,) rows of the spot table
     inside: np.ndarray  # (c,)
-    share: np.ndarray  # (c, G) log1p per 10,000 of the spot
+    share: np.ndarray  # (c, G) what log1p of counts per 10,000 of the spot should come to
     spot_log: np.ndarray | None  # (s, G)
+    rates: np.ndarray | None = None  # (c, G) counts per 10,000 of the spot, which add up; of models
 
 
 def evaluate(
@@ -183,7 +184,8 @@ def score(
         if truth.cells is not None:
             member = torch.from_numpy(piece.inside)
             spot_of = torch.from_numpy(piece.spot_of - piece.spots[0])[member]
-            total = segment_sum(torch.from_numpy(piece.share).expm1()[member], spot_of, len(piece.spots))
+            assert piece.rates is not None
+            total = segment_sum(torch.from_numpy(piece.rates)[member], spot_of, len(piece.spots))
             rates[piece.spots] = total.numpy()
     if truth.cells is not None:
         known = np.flatnonzero((truth.totals > 0) & (rates.sum(1) > 0))
@@ -278,7 +280,13 @@ def pieces_of(
             done += len(c.cells)
             progress(f"score {source.name} on {sample.name}", done, len(bags.cells), "")
             yield Piece(
-                c.spots, c.cells, c.spots[c.spot_of], c.inside, torch.log1p(c.share).numpy(), c.spot_log.numpy()
+                c.spots,
+                c.cells,
+                c.spots[c.spot_of],
+                c.inside,
+                c.share_log.numpy(),
+                c.spot_log.numpy(),
+                c.share.numpy(),
             )
 
     return source.about, run
@@ -296,7 +304,7 @@ def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarr
 def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
     context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
     for spots, rows in _by_spots(sample, len(file.genes)):
-        yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None)
+        yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None, file.share(rows))
 
 
 def _truth(sample: Sample, genes: Sequence[str]) -> Truth:
@@ -325,7 +333,8 @@ def _deconvolved(piece: Piece, truth: Truth, around: Multipliers) -> Piece:
     member = piece.inside
     local = piece.spot_of[member] - piece.spots[0]
     counts = torch.from_numpy(truth.spots[piece.spots].toarray().astype(np.float32))
-    rates = np.expm1(piece.share)
+    rates = piece.rates
+    assert rates is not None
     shared = share_out(torch.from_numpy(rates[member]), torch.from_numpy(local), counts).numpy()
     share = np.empty_like(piece.share)
     share[member] = log_share(shared, truth.totals[piece.spot_of[member]])

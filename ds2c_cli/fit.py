@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from scipy import sparse
+from torch.optim.swa_utils import AveragedModel
 
 from .bags import Bags
 from .errors import InputError
 from .expression import log_share
 from .models import SpotModel
+from .models.base import Measured
 from .progress import Progress, silent
 from .project import replacing
 from .settings import Training
@@ -24,11 +27,10 @@ from .settings import Training
 
 @dataclass
 class Labels:
-    """What is learned: spots (n, G) log1p per 10,000; for the ceiling also its cells' counts and the spots' totals."""
+    """What is learned: the spots' expression; for the ceiling also their cells' counts."""
 
-    spots: torch.Tensor  # (S, G), NaN rows where the spot has no counts
+    spots: Measured  # NaN rows where the spot has no counts
     cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the bags' cells
-    totals: torch.Tensor | None = None  # (S,) of the panel's genes
 
 
 def fit(
@@ -41,32 +43,33 @@ def fit(
     device: torch.device,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Train in place, Adam on the mean squared error of log expression; ends with the best weights on `stop`.
+    """Train in place, Adam on the model's loss; ends with the best weights on `stop`.
 
     Returns the loss on `learn` and on `stop` of every epoch: (epochs, 2).
     """
     model.to(device)
     bags = bags.to(device)
-    spot_labels = labels.spots.to(device)
+    measured = labels.spots.to(device)
     # No epoch is spent on finding every gene's mean.
-    mean = spot_labels[torch.from_numpy(learn).to(device)].mean(0).clamp(min=1e-3)
-    model.start_at(mean, _cells_a_spot(bags, learn))
+    model.start_at(measured.at(torch.from_numpy(learn).to(device)), _cells_a_spot(bags, learn))
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    average = AveragedModel(model, avg_fn=_moving_average(model.averaged))
+    judged = cast(SpotModel, average.module)
     generator = torch.Generator().manual_seed(settings.seed)
     size = _spots_a_batch(bags, labels, learn, settings)
-    best, best_state, history = float("inf"), copy.deepcopy(model.state_dict()), []
+    best, best_state, history = float("inf"), model.state_dict(), []
     began = time.perf_counter()
     for epoch in range(settings.epochs):
         model.train()
-        learned = one_pass(model, bags, labels, spot_labels, torch.from_numpy(learn), size, generator, optimiser)
-        model.eval()
+        learned = one_pass(model, bags, labels, measured, torch.from_numpy(learn), size, generator, optimiser, average)
+        judged.eval()
         with torch.inference_mode():
-            stopped = one_pass(model, bags, labels, spot_labels, torch.from_numpy(stop), size, None, None)
+            stopped = one_pass(judged, bags, labels, measured, torch.from_numpy(stop), size)
         history.append((learned, stopped))
         if not np.isfinite(stopped):
             raise InputError("the loss is not a number any more", "Lower --learning-rate.")
         if stopped < best:
-            best, best_state = stopped, copy.deepcopy(model.state_dict())
+            best, best_state = stopped, copy.deepcopy(judged.state_dict())
         since_best = epoch - int(np.argmin([s for _, s in history]))
         rate = (epoch + 1) / (time.perf_counter() - began)
         progress(
@@ -85,38 +88,42 @@ def one_pass(
     model: SpotModel,
     bags: Bags,
     labels: Labels,
-    spot_labels: torch.Tensor,
+    measured: Measured,
     spots: torch.Tensor,
     size: int,
-    generator: torch.Generator | None,
-    optimiser: torch.optim.Optimizer | None,
+    generator: torch.Generator | None = None,
+    optimiser: torch.optim.Optimizer | None = None,
+    average: AveragedModel | None = None,
 ) -> float:
     """Once over the spots, learning where there is an optimiser: the mean loss."""
     order = spots[torch.randperm(len(spots), generator=generator)] if generator else spots
     total, number = 0.0, 0
     for rows in order.to(bags.tiles.device).split(size):
         bag = bags.batch(rows)
-        if labels.cells is None:
-            loss = F.mse_loss(model.spot(bag), spot_labels[rows])
-            weight = len(rows)
-        else:
+        found = measured.at(rows)
+        if labels.cells is not None:
             cells, spot_of = bags.cell_index(rows)
-            truth = _cell_truth(labels, cells, rows[spot_of])
-            loss = F.mse_loss(torch.log1p(model.cell(bag)), truth)
-            weight = len(cells)
+            found = _of_cells(labels.cells, cells, found.at(spot_of))
+        loss, weight = model.loss(bag, found), len(found.log)
         if optimiser is not None:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+        if average is not None:
+            average.update_parameters(model)
         total, number = total + float(loss.detach()) * weight, number + weight
     return total / max(number, 1)
 
 
-def _cell_truth(labels: Labels, cells: torch.Tensor, spots: torch.Tensor) -> torch.Tensor:
-    assert labels.cells is not None
-    assert labels.totals is not None
-    counts = labels.cells[cells.cpu().numpy()].toarray()
-    return torch.from_numpy(log_share(counts, labels.totals[spots.cpu()].numpy())).to(cells.device)
+def _moving_average(steps: int) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
+    """Of the first steps the mean, then the exponential moving average over so many."""
+    return lambda mean, value, number: mean.lerp(value, max(1 / steps, 1 / (int(number) + 1)))
+
+
+def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: Measured) -> Measured:
+    """The same of single cells (rows of the counts), each as a share of its spot."""
+    share = log_share(counts[cells.cpu().numpy()].toarray(), spots.total[:, 0].cpu().numpy())
+    return replace(spots, log=torch.from_numpy(share).to(cells.device))
 
 
 def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:
@@ -138,7 +145,7 @@ def draw_loss(path: Path, history: np.ndarray, best: int, title: str) -> None:
     axes.plot(epochs, history[:, 0], label="training spots", color="#0057b8")
     axes.plot(epochs, history[:, 1], label="held-out spots", color="#d95f02", linestyle="--")
     axes.axvline(best + 1, color="0.6", linewidth=0.8, zorder=0)
-    axes.set(xlabel="epoch", ylabel="mean squared error of log expression", title=f"{title}: best epoch {best + 1}")
+    axes.set(xlabel="epoch", ylabel="loss", title=f"{title}: best epoch {best + 1}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     with replacing(path) as part:

@@ -18,7 +18,7 @@ from .device import device_of
 from .embed import Embedded, embed, tiles_of
 from .errors import InputError, UsageError
 from .expression import select_genes
-from .io.predictions import create_predictions, recorded_recipe
+from .io.predictions import create_predictions, recorded_recipe, write_column
 from .models.bag import segment_sum
 from .progress import Progress, silent
 from .project import Project, Sample, must_run, recipe_hash, replacing
@@ -39,7 +39,8 @@ class Chunk:
     spot_of: np.ndarray  # (c,) rows of `spots`
     inside: np.ndarray  # (c,) bool
     share: torch.Tensor  # (c, G) counts per 10,000 of the cell's spot
-    spot_log: torch.Tensor  # (s, G) log1p of counts per 10,000 of the spot; NaN without members
+    share_log: torch.Tensor  # (c, G) what log1p of the share that is counted should come to
+    spot_log: torch.Tensor  # (s, G) the same of the spot; NaN without members
 
 
 @dataclass
@@ -130,12 +131,18 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator
         rows = torch.from_numpy(spots)
         with torch.no_grad():
             bag = checkpoint.standardise(bags.batch(rows)).to(where)
-            share, spot_log = model.cell(bag), model.spot(bag)
+            read = model.read(bag)
             members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
-            spot_log[members == 0] = torch.nan
+            read.spot_log[members == 0] = torch.nan
         index, spot_of = bags.cell_index(rows)
         yield Chunk(
-            spots, bags.cell_row[index.numpy()], spot_of.numpy(), bag.inside.cpu().numpy(), share.cpu(), spot_log.cpu()
+            spots,
+            bags.cell_row[index.numpy()],
+            spot_of.numpy(),
+            bag.inside.cpu().numpy(),
+            read.share.cpu(),
+            read.share_log.cpu(),
+            read.spot_log.cpu(),
         )
 
 
@@ -190,12 +197,14 @@ def _predict_sample(
     }
     obsm = {schema.OBSM_UM: centre * sample.mpp, schema.OBSM_PX: centre}
     done, number = 0, 0
+    of_spot = np.full(len(obs), np.nan, np.float32)
+    obs[schema.OF_SPOT] = of_spot
     with (
         replacing(path) as part,
         create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None) as out,
     ):
         for chunk in chunks(checkpoint, bags, device):
-            share = chunk.share
+            share, share_log = chunk.share, chunk.share_log
             if counts is not None:
                 member = torch.from_numpy(chunk.inside)
                 spot_counts = torch.from_numpy(counts[chunk.spots].toarray().astype(np.float32))
@@ -203,13 +212,16 @@ def _predict_sample(
                 shared = share_out(share[member], spot_of[member], spot_counts)
                 totals = spot_counts.sum(1, keepdim=True)[spot_of[member]]
                 share[member] = TARGET_SUM * shared / totals.clamp(min=1)
+                share_log[member] = torch.log1p(share[member])
                 rows = np.full(chunk.share.shape, np.nan, np.float32)  # a cell outside the spots was not measured
                 rows[chunk.inside] = shared.numpy()
                 out[schema.LAYER_COUNTS].write(chunk.cells, rows)
                 number += int(chunk.inside.sum())
-            out[schema.LAYER_SPOT_SHARE].write(chunk.cells, torch.log1p(share).numpy())
+            out[schema.LAYER_SPOT_SHARE].write(chunk.cells, share_log.numpy())
             own = share.sum(1, keepdim=True).clamp(min=1e-12)
+            of_spot[chunk.cells] = own[:, 0].numpy() / TARGET_SUM
             out["X"].write(chunk.cells, torch.log1p(TARGET_SUM * share / own).numpy())
             done += len(chunk.cells)
             progress(f"predict {sample.name}", done, len(cells), "")
+        write_column(part, schema.OF_SPOT, of_spot)
     return Predicted(sample.name, path, len(cells), number)

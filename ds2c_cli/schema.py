@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 SAMPLE_VERSION = 1  # samples/<sample>/
-CHECKPOINT_VERSION = 1  # checkpoints/<name>.pt
-PREDICTION_VERSION = 1  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
+CHECKPOINT_VERSION = 2  # checkpoints/<name>.pt
+PREDICTION_VERSION = 2  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
 METRICS_VERSION = 1  # evaluation/<name>/metrics.json
 EXPORT_VERSION = 1  # exports/
 
@@ -46,7 +46,8 @@ SPOT_COLUMNS = {
 }
 
 # AnnData of predictions (DESIGN 7)
-LAYER_SPOT_SHARE = "spot_share"  # log1p(1e4 * c / total of the spot), the paper's scale
+LAYER_SPOT_SHARE = "spot_share"  # what log1p(1e4 * c / total of the spot) should come to: the paper's scale
+OF_SPOT = "of_spot"  # obs: the cell's share of its spot's counts, all genes together; NaN for a cell without a spot
 LAYER_COUNTS = "counts"  # expected counts, mode deconvolve only
 OBSM_UM = "spatial"
 OBSM_PX = "spatial_px"

@@ -115,12 +115,12 @@ class Training:
 
     model: str = "additive"
     seed: int = 0
-    hidden: int = 512
+    hidden: int = 0  # width of the layers; 0: the model's own (the paper's is 512)
     dropout: float = 0.3
     learning_rate: float = 0.0  # of Adam; 0: the model's own (the paper's is 1e-4)
-    batch_spots: int = 256
+    batch_spots: int = 0  # spots a step; 0: the model's own (the paper's is 256)
     epochs: int = 500
-    patience: int = 20  # epochs without a better validation loss before stopping
+    patience: int = 0  # epochs without a better validation loss before stopping; 0: the model's own
     genes: int = 0  # the most variable genes to model; 0: all of the shared panel
     # Ablations of the DeepSets network: what a cell's vector holds beside the cell (spot: the spot's tile; neighbours:
     # that and the tiles around it), and how the paper's form makes one vector of a spot's cells.
@@ -130,9 +130,11 @@ class Training:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
-        for name in ("hidden", "batch_spots", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.epochs < 1:
+            raise UsageError(f"epochs must be at least 1, not {self.epochs}")
+        for name in ("hidden", "batch_spots", "patience"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 1, or 0 for the model's own, not {getattr(self, name)}")
         if not self.learning_rate >= 0:
             raise UsageError(f"learning_rate must not be negative, not {self.learning_rate:g}")
 

@@ -24,6 +24,7 @@ from .fit import Labels, draw_loss, fit
 from .geometry import hold_out_blocks
 from .io.counts import Counts
 from .models import MODELS
+from .models.base import Measured
 from .progress import Progress, silent
 from .project import Project, Sample, must_run, recipe_hash
 from .settings import Training
@@ -74,8 +75,7 @@ def train(
             f"{settings.model} reads {reads}, which is not what the encoder entry is of",
             f"Run `ds2c embed --encoder {encoder['description']['encoder']} --features {reads}`.",
         )
-    if not settings.learning_rate:
-        settings = replace(settings, learning_rate=MODELS[settings.model].learning_rate)
+    settings = with_own_defaults(settings)
     held = project.samples(val_samples) if val_samples else []
     learned = [s for s in _learnable(project, train_samples) if s.name not in {h.name for h in held}]
     if not learned:
@@ -135,6 +135,13 @@ def train(
             f"{lost:,} genes are left out, rare in a sample or not in all of them; {len(genes):,} are modelled"
         )
     return done
+
+
+def with_own_defaults(settings: Training) -> Training:
+    """What the settings leave to the model, as the model has it."""
+    names = ("learning_rate", "batch_spots", "hidden", "patience")
+    own = {name: getattr(MODELS[settings.model], name) for name in names if not getattr(settings, name)}
+    return replace(settings, **own)
 
 
 def train_folds(
@@ -217,7 +224,15 @@ def _labels(
 ) -> Labels:
     matrix = sparse.vstack(counts).tocsr()
     totals = np.asarray(matrix.sum(1)).ravel()
-    spots = torch.from_numpy(log_share(matrix.toarray(), totals))
+    depth = np.ones_like(totals, float)
+    for i in range(len(samples)):
+        of_sample = (bags.sample == i) & (totals > 0)
+        depth[of_sample] = np.median(totals[of_sample]) if of_sample.any() else 1.0
+    spots = Measured(
+        torch.from_numpy(log_share(matrix.toarray(), totals)),
+        torch.from_numpy(totals.astype(np.float32)).unsqueeze(1),
+        torch.from_numpy(depth.astype(np.float32)).unsqueeze(1),
+    )
     if settings.model != CELL_SUPERVISED:
         return Labels(spots)
     cells, first = [], 0
@@ -226,7 +241,7 @@ def _labels(
         last = int(bags.start[np.flatnonzero(bags.sample == i)[-1] + 1])
         cells.append(select_genes(truth.matrix, truth.genes, genes)[bags.cell_row[first:last]])
         first = last
-    return Labels(spots, sparse.vstack(cells).tocsr(), torch.from_numpy(totals))
+    return Labels(spots, sparse.vstack(cells).tocsr())
 
 
 def _split(
@@ -234,7 +249,7 @@ def _split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spots (rows) to learn from and to stop early on; both have cells, counts and tissue."""
     usable = np.concatenate([(s.spots["in_tissue"] & (s.spots["n_cells"] > 0)).to_numpy() for s in samples])
-    usable &= torch.isfinite(labels.spots[:, 0]).numpy()
+    usable &= torch.isfinite(labels.spots.log[:, 0]).numpy()
     learn, stop = [], []
     for i, sample in enumerate(samples):
         rows = np.flatnonzero(bags.sample == i)

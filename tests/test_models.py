@@ -11,9 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from scipy.special import gammaln
+from scipy.stats import nbinom, poisson
 
 from ds2c_cli.models import MODELS
+from ds2c_cli.models.additive import expected_log, log_negative_binomial
 from ds2c_cli.models.bag import Bag
+from ds2c_cli.models.base import Measured
 from ds2c_cli.models.baselines import area_split, even_split
 from ds2c_cli.predict import share_out
 
@@ -58,8 +62,9 @@ def hidden(model, bag, cell):
 @pytest.mark.parametrize("deep", ["paper", "additive"])
 def test_reading_cells_is_rho_of_the_concatenated_vector(deep, bag):
     model = model_of(deep)
-    expected = torch.stack([model.rho(hidden(model, bag, cell)) for cell in range(8)])
-    assert torch.allclose(model.read_cells(bag), expected, atol=1e-5)
+    for network in model.members if deep == "additive" else [model]:
+        expected = torch.stack([network.rho(hidden(network, bag, cell)) for cell in range(8)])
+        assert torch.allclose(network.read_cells(bag), expected, atol=1e-5)
 
 
 def test_the_papers_spot_is_rho_of_the_sum_over_its_members(bag):
@@ -115,11 +120,12 @@ def test_a_cell_is_read_off_as_a_spot_of_itself_alone(pooling, bag):
 def test_additive_cells_add_up_to_their_spot(bag):
     model = model_of("additive")
     model.typical_total.fill_(3.0)
-    cells, spots = model.cell(bag), torch.expm1(model.spot(bag))
+    rates, cells = model.rates(bag), model.cell(bag)
+    spots = model.totals(rates, bag)
     for spot in (0, 2):
         members = (bag.spot_of == spot) & bag.inside
-        assert torch.allclose(cells[members].sum(0), spots[spot], rtol=1e-4)
-        assert spots[spot].sum().item() == pytest.approx(1e4, rel=1e-4)
+        assert torch.allclose(rates[members].sum(0), spots[spot], rtol=1e-4)
+        assert torch.allclose(cells[members].sum(0), 1e4 * spots[spot] / spots[spot].sum(), rtol=1e-4)
     assert torch.isfinite(cells).all()  # the spot without members has a typical total
 
 
@@ -153,7 +159,10 @@ def test_the_order_of_cells_does_not_matter(name, bag):
 
 def test_outputs_are_not_negative_and_gradients_finite(name, bag):
     model = model_of(name).train()
-    loss = model.spot(bag).pow(2).mean() + model.cell(bag).mean()
+    measured = measured_at(500.0)
+    if name == "cell-supervised":
+        measured = measured.at(bag.spot_of)  # of its cells
+    loss = model.spot(bag).pow(2).mean() + model.cell(bag).mean() + model.loss(bag, measured)
     loss.backward()
     assert (model.spot(bag) >= 0).all()
     assert (model.cell(bag) >= 0).all()
@@ -161,14 +170,112 @@ def test_outputs_are_not_negative_and_gradients_finite(name, bag):
 
 
 def test_every_gene_starts_at_its_mean(name, bag):
-    """With all weights zero the last bias alone speaks."""
+    """With all weights zero the last bias alone speaks; two samples of unlike depth say the same."""
     model = model_of(name)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     profile = torch.tensor([10.0, 20, 70, 100, 300, 500, 9000])
-    model.start_at(torch.log1p(profile), 2.5)
+    totals = torch.tensor([[1e6], [2e6]])
+    model.start_at(Measured(torch.log1p(profile).expand(2, G), totals, totals), 2.5)
     same = replace(bag, area=torch.ones(8))
-    assert torch.allclose(torch.expm1(model.spot(same))[0], profile, rtol=1e-3)
+    assert torch.allclose(torch.expm1(model.spot(same))[0], profile, rtol=5e-3)
+
+
+@pytest.mark.parametrize("total", [80.0, 660.0, 20_000.0])
+def test_the_expected_log_is_the_sum_over_poisson_counts(total):
+    means = np.array([0.0, 1e-4, 0.03, 0.5, 2.0, 9.0, 60.0])
+    counts = np.arange(1000)
+    brute = [(poisson.pmf(counts, mean) * np.log1p(1e4 * counts / total)).sum() for mean in means]
+    found = expected_log(torch.tensor(means, dtype=torch.float32)[None], torch.tensor([[total]]))[0]
+    np.testing.assert_allclose(found.numpy(), brute, rtol=1e-3, atol=1e-6)
+
+
+def test_the_expected_log_of_many_counts_is_the_log_of_their_mean():
+    found = expected_log(torch.tensor([[4e5, 6e5]]), torch.tensor([[1e6]]))
+    np.testing.assert_allclose(found.numpy(), np.log1p([[4e3, 6e3]]), rtol=1e-3)
+
+
+def test_the_likelihood_is_scipys():
+    random = np.random.default_rng(0)
+    counts, mean, size = random.poisson(5, (20, 3)), random.uniform(0.01, 30, (20, 3)), random.uniform(0.1, 50, 3)
+    found = log_negative_binomial(*(torch.from_numpy(np.asarray(x, float)) for x in (counts, mean, size)))
+    np.testing.assert_allclose(found.numpy(), nbinom.logpmf(counts, size, size / (size + mean)), rtol=1e-9)
+
+
+def measured_at(depth):
+    generator = torch.Generator().manual_seed(2)
+    share = torch.rand(3, G, generator=generator)
+    share = 1e4 * share / share.sum(1, keepdim=True)
+    return Measured(torch.log1p(share), depth * torch.tensor([[1.5], [0.5], [1.0]]), torch.full((3, 1), depth))
+
+
+def test_the_additive_loss_is_the_likelihood_of_the_members_sum(bag):
+    model, measured = model_of("additive"), measured_at(800.0)
+    counts = (torch.expm1(measured.log) * measured.total / 1e4).numpy()
+    rates = model.rates(bag).detach().numpy()
+    mean = np.stack([800 * rates[(bag.spot_of.numpy() == s) & bag.inside.numpy()].sum(0) for s in (0, 2)])
+    size = model.log_size.exp().detach().numpy()
+    filled = measured.at(torch.tensor([0, 2]))
+    kept = replace(bag, own=bag.own[[0, 2]], around=bag.around[[0, 2]], spot_of=bag.spot_of.clamp(max=1))
+    chosen = bag.spot_of != 1
+    kept = replace(
+        kept, cells=bag.cells[chosen], area=bag.area[chosen], inside=bag.inside[chosen],
+        spot_of=bag.spot_of[chosen].clamp(max=1),
+    )  # fmt: skip
+    both = np.log(mean + size)
+    expected = gammaln(counts[[0, 2]] + size) - gammaln(size) - gammaln(counts[[0, 2]] + 1)
+    expected += size * (np.log(size) - both) + counts[[0, 2]] * (np.log(mean) - both)
+    assert model.loss(kept, filled).item() == pytest.approx(-expected.mean(), rel=1e-4)
+
+
+def test_the_ceiling_is_the_additive_model_of_spots_of_one_cell(bag):
+    """The same weights have the same loss, whether cells are spots of their own or the ceiling's cells."""
+    spots, ceiling = model_of("additive"), model_of("cell-supervised")
+    ceiling.load_state_dict(spots.state_dict())
+    measured = measured_at(40.0).at(bag.spot_of)
+    alone = replace(
+        bag, spot_of=torch.arange(8), inside=torch.ones(8, dtype=torch.bool), own=bag.own[bag.spot_of],
+        around=bag.around[bag.spot_of],
+    )  # fmt: skip
+    assert ceiling.loss(bag, measured).item() == pytest.approx(spots.loss(alone, measured).item(), rel=1e-5)
+
+
+def test_rates_are_the_mean_of_networks_that_learn_one_by_one(bag):
+    model, measured = model_of("additive"), measured_at(50.0)
+    of_networks = torch.stack(list(model.rates_by_member(bag)))
+    assert not torch.allclose(of_networks[0], of_networks[1])
+    assert torch.allclose(model.rates(bag), of_networks.mean(0))
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    losses = []
+    for rates in of_networks:
+        mean = (50 * model.totals(rates, bag)).clamp(min=1e-7)
+        losses.append(-log_negative_binomial(measured.counts, mean, model.log_size.exp()).mean())
+    assert model.loss(bag, measured).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_what_is_read_is_what_cell_and_spot_say(name, bag):
+    model = model_of(name)
+    if name not in ("paper", "mlp"):
+        model.depth.fill_(300.0)
+    read = model.read(bag)
+    assert torch.allclose(read.share, model.cell(bag))
+    assert torch.allclose(read.spot_log[[0, 2]], model.spot(bag)[[0, 2]], atol=1e-5)
+    if name in ("paper", "mlp"):
+        assert torch.equal(read.share_log, torch.log1p(read.share))
+
+
+def test_a_cells_log_is_expected_at_the_depth_of_its_spot(bag):
+    model = model_of("additive")
+    model.depth.fill_(300.0)
+    read, rates = model.read(bag), model.rates(bag)
+    total = 300 * model.totals(rates, bag).sum(1)
+    for cell in (0, 3):
+        n = total[bag.spot_of[cell]].item()
+        assert torch.allclose(read.share_log[cell], expected_log(300 * rates[cell][None], torch.tensor([[n]]))[0])
+    assert (read.share_log <= torch.log1p(read.share) + 1e-4).all()  # Jensen
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,7 +15,7 @@ import pytest
 
 from ds2c_cli import schema
 from ds2c_cli.errors import InputError
-from ds2c_cli.io.predictions import PredictionFile, create_predictions, recorded_recipe
+from ds2c_cli.io.predictions import PredictionFile, create_predictions, recorded_recipe, write_column
 
 matplotlib.use("Agg")
 CELLS, GENES = 60, ["ACTA2", "CD3E", "EPCAM", "KRT8", "MKI67"]
@@ -220,6 +220,19 @@ def test_anndata_writes_it_again_and_takes_parts_of_it(written, tmp_path, matric
 
 
 # Reading
+
+
+def test_shares_add_up_from_x_and_the_cells_part_of_its_spot(create, matrices, obs):
+    obs[schema.OF_SPOT] = np.float32(np.nan)
+    path, out = create(counts=False)
+    share = 100 * matrices["counts"]
+    own = share.sum(1)
+    out["X"][:] = np.log1p(1e4 * share / own[:, None])
+    out["X"].flush()
+    write_column(path, schema.OF_SPOT, own / 1e4)
+    rows = np.array([4, 0, 4])
+    np.testing.assert_allclose(PredictionFile(path).share(rows), share[rows], rtol=1e-4)
+    np.testing.assert_allclose(anndata.read_h5ad(path).obs[schema.OF_SPOT], own / 1e4, rtol=1e-6)
 
 
 def test_spot_share_of_cells_in_any_order_and_more_than_once(written, matrices):

@@ -16,6 +16,7 @@ from ds2c_cli.encoders.encoder import Encoder, load
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.material import Sources
+from ds2c_cli.models.base import Measured
 from ds2c_cli.models.scstgcn import mean_around
 from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
@@ -170,7 +171,8 @@ def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags,
     torch.manual_seed(0)
     centre, spread, area = standardisation(bags, np.arange(bags.n_spots))
     model = build_model(Training(model=name, hidden=8), len(centre), 3).eval()
-    model.start_at(torch.tensor([1.0, 2.0, 3.0]), 5.0)
+    total = torch.full((1, 1), 100.0)
+    model.start_at(Measured(torch.tensor([[1.0, 2.0, 3.0]]), total, total), 5.0)
     about = {"training": {"model": name, "hidden": 8}, "genes": list("abc")}
     Checkpoint(model, centre, spread, area, about).save(tmp_path / "x.pt")
     loaded = load_checkpoint(tmp_path / "x.pt")

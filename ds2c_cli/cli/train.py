@@ -38,11 +38,13 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Of initial weights, batches and held-out blocks.")] = None,
     genes: Annotated[int | None, typer.Option(help="Model only the most variable genes; 0 for all.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without a better loss before stopping.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better loss before stopping; 0: the model's own.")
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0: the model's own.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Width of the layers.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width of the layers; 0: the model's own.")] = None,
     dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
-    batch_spots: Annotated[int | None, typer.Option(help="Spots a step.")] = None,
+    batch_spots: Annotated[int | None, typer.Option(help="Spots a step; 0: the model's own.")] = None,
     context: Annotated[
         str | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
     ] = None,

@@ -80,6 +80,12 @@ def create_predictions(
         yield {key: MatrixOnDisk(file.fileno(), offset, len(genes)) for key, offset in offsets.items()}
 
 
+def write_column(path: Path, name: str, values: np.ndarray) -> None:
+    """Write numbers (cells,) into a column of `obs` that `create_predictions` was given."""
+    with h5py.File(path, "r+") as file:
+        file[f"obs/{name}"][:] = values
+
+
 class PredictionFile:
     """A prediction on disk: its genes, cells, provenance, and rows of its matrices on demand."""
 
@@ -108,6 +114,11 @@ class PredictionFile:
         """(n, genes) float32 of these cells (n,), in any order."""
         unique, inverse = np.unique(rows, return_inverse=True)
         return self._share[unique][inverse]
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """(n, genes) float32 counts per 10,000 of the spot of these cells (n,), in any order; they add up."""
+        unique, inverse = np.unique(rows, return_inverse=True)
+        return np.expm1(self._matrix("X")[unique][inverse]) * self.obs[schema.OF_SPOT].to_numpy()[rows, None]
 
     @property
     def matrices(self) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .additive import Additive, CellSupervised
 from .base import SpotModel
-from .deepsets import Additive, CellSupervised, Paper
+from .deepsets import Paper
 from .istar import Istar
 from .mlp import Mlp
 from .scstgcn import ScstGcn

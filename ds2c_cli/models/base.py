@@ -3,19 +3,58 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from ..schema import TARGET_SUM
 from ..settings import Features
 from .bag import Bag
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured at S spots."""
+
+    log: torch.Tensor  # (S, G) log1p of counts per 10,000 of the spot: the label
+    total: torch.Tensor  # (S, 1) counts of all the genes
+    depth: torch.Tensor  # (S, 1) counts of a typical spot of the sample
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """(S, G)."""
+        return torch.expm1(self.log) * (self.total / TARGET_SUM)
+
+    def at(self, spots: torch.Tensor) -> Measured:
+        """Of some spots (s,)."""
+        return Measured(self.log[spots], self.total[spots], self.depth[spots])
+
+    def to(self, device: torch.device) -> Measured:
+        """On a device."""
+        return Measured(self.log.to(device), self.total.to(device), self.depth.to(device))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model says of the cells and spots of a bag."""
+
+    share: torch.Tensor  # (C, G) counts per 10,000 of the cell's spot
+    share_log: torch.Tensor  # (C, G) what the log1p of the share that is counted should come to
+    spot_log: torch.Tensor  # (S, G) the same of the spot
 
 
 class SpotModel(nn.Module):
     """A model over d-dimensional embeddings and G genes; a new one is a subclass and an entry in `MODELS`."""
 
-    learning_rate: ClassVar[float] = 1e-4  # of Adam, the paper's; used unless the settings say another
+    # The paper's, of Adam, batches, layers, and epochs without a better loss; used unless the settings say others.
+    learning_rate: ClassVar[float] = 1e-4
+    batch_spots: ClassVar[int] = 256
+    hidden: ClassVar[int] = 512
+    patience: ClassVar[int] = 20
+    averaged: ClassVar[int] = 1  # steps over which the weights are averaged that are judged and kept; 1: the last
     features: ClassVar[Features] = "tiles"  # what of the encoder it reads
     options: ClassVar[tuple[str, ...]] = ()  # the settings of training that shape this model beside width and dropout
 
@@ -28,8 +67,17 @@ class SpotModel(nn.Module):
         """(C, G) each cell's counts per 10,000 of its spot."""
 
     @abstractmethod
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        """Set the last bias so that every gene starts at its mean (G,) over the training spots, log1p per 10,000."""
+    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
+        """Set the last bias so that every gene starts at its mean over the training spots."""
+
+    def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
+        """What training makes small: the mean squared error of the spots' log expression."""
+        return F.mse_loss(self.spot(bag), measured.log)
+
+    def read(self, bag: Bag) -> Reading:
+        """All that prediction needs."""
+        share = self.cell(bag)
+        return Reading(share, torch.log1p(share), self.spot(bag))
 
 
 def mlp(width_in: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
@@ -41,6 +89,11 @@ def mlp(width_in: int, hidden: int, width_out: int, dropout: float) -> nn.Sequen
 def set_last_bias(network: nn.Sequential, value: torch.Tensor) -> None:
     """Write the bias (G,) of an MLP's last layer."""
     network.get_parameter(f"{len(network) - 1}.bias").copy_(value)
+
+
+def mean_log(measured: Measured) -> torch.Tensor:
+    """(G,) mean label, kept off zero."""
+    return measured.log.mean(0).clamp(min=1e-3)
 
 
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:

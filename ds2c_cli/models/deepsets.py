@@ -1,4 +1,4 @@
-"""DeepSpot2Cell: the DeepSets network and its three ways of learning (paper, additive, cell-supervised)."""
+"""DeepSpot2Cell: the DeepSets network and the paper's way of learning from spots."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ..schema import TARGET_SUM
 from ..settings import Context, Pooling
 from .bag import Bag, segment_sum
-from .base import SpotModel, inverse_softplus, mlp, set_last_bias
+from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
 
 
-class DeepSets(SpotModel):
+class DeepSets(nn.Module):
     """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho (DESIGN 8).
 
     `context` leaves out the last part (spot) or the last two (cell).
     """
-
-    options: ClassVar[tuple[str, ...]] = ("context",)
 
     def __init__(
         self, dimension: int, genes: int, hidden: int, dropout: float, context: Context = "neighbours"
@@ -56,7 +53,7 @@ class DeepSets(SpotModel):
         return self.rho[1:](cells + F.linear(self.context(bag), of_context)[bag.spot_of])
 
 
-class Paper(DeepSets):
+class Paper(DeepSets, SpotModel):
     """S = rho(sum_j h_j), non-negative, against the log expression of the spot; one cell is read off as rho(h_j).
 
     `pooling` takes the mean, or the last state of a GRU that reads the h_j one after the other, for the sum.
@@ -94,8 +91,8 @@ class Paper(DeepSets):
             return torch.expm1(F.softplus(self.rho(self.gru(self._vectors(bag).unsqueeze(1))[0][:, 0])))
         return torch.expm1(F.softplus(self.read_cells(bag)))
 
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        set_last_bias(self.rho, inverse_softplus(mean))
+    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
+        set_last_bias(self.rho, inverse_softplus(mean_log(measured)))
 
     def _vectors(self, bag: Bag) -> torch.Tensor:
         """(C, 3H): the h_j."""
@@ -116,56 +113,3 @@ class Paper(DeepSets):
         padded = padded.index_put((spot_of, place), vectors)[filled]
         packed = pack_padded_sequence(padded, number[filled].cpu(), batch_first=True, enforce_sorted=False)
         return state.index_copy(0, filled, self.gru(packed)[1][0])
-
-
-class Additive(DeepSets):
-    """Each cell has non-negative gene rates times its area; a spot is their linear sum, to 10,000 like its label.
-
-    Counts add in linear space, so what is trained on a spot is what is read off a cell.
-    """
-
-    learning_rate: ClassVar[float] = 1e-3  # reaches in 30 epochs what 1e-4 reaches in 300
-    typical_total: torch.Tensor
-
-    def __init__(
-        self, dimension: int, genes: int, hidden: int, dropout: float, context: Context = "neighbours"
-    ) -> None:
-        super().__init__(dimension, genes, hidden, dropout, context)
-        # What the rates of a spot add up to in the mean, for cells whose spot has no member of its own.
-        self.register_buffer("typical_total", torch.tensor(0.0))
-
-    def rates(self, bag: Bag) -> torch.Tensor:
-        """(C, G) gene rates of each cell, in a unit that cancels in its spot."""
-        return torch.exp(self.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
-
-    def spot(self, bag: Bag) -> torch.Tensor:
-        member = bag.inside
-        total = segment_sum(self.rates(bag)[member], bag.spot_of[member], bag.n_spots)
-        sizes = total.sum(1, keepdim=True)
-        if self.training:
-            mean = sizes.detach().mean()
-            self.typical_total.lerp_(mean, 0.1 if self.typical_total > 0 else 1.0)
-        return torch.log1p(TARGET_SUM * total / sizes.clamp(min=1e-12))
-
-    def cell(self, bag: Bag) -> torch.Tensor:
-        rates = self.rates(bag)
-        member = bag.inside
-        total = segment_sum(rates[member].sum(1, keepdim=True), bag.spot_of[member], bag.n_spots)  # (S, 1)
-        total = torch.where(total > 0, total, self.typical_total)
-        return TARGET_SUM * rates / total[bag.spot_of].clamp(min=1e-12)
-
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        share = torch.expm1(mean)
-        set_last_bias(self.rho, torch.log(share / share.mean()))  # only ratios matter
-
-
-class CellSupervised(Additive):
-    """The ceiling: the additive network trained on true single cells, one at a time, so that only the labels differ."""
-
-    learning_rate: ClassVar[float] = 1e-4
-
-    def cell(self, bag: Bag) -> torch.Tensor:
-        return self.rates(bag)  # whose unit the true cells have set
-
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        set_last_bias(self.rho, torch.log(torch.expm1(mean) / cells_a_spot))

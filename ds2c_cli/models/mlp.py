@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from .bag import Bag
-from .base import SpotModel, inverse_softplus, mlp, set_last_bias
+from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
 
 
 class Mlp(SpotModel):
@@ -22,5 +22,5 @@ class Mlp(SpotModel):
     def cell(self, bag: Bag) -> torch.Tensor:
         return torch.expm1(F.softplus(self.network(bag.cells)))
 
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        set_last_bias(self.network, inverse_softplus(mean))
+    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
+        set_last_bias(self.network, inverse_softplus(mean_log(measured)))

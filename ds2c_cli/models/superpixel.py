@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..schema import TARGET_SUM
 from ..settings import Features
 from .bag import Bag, SuperpixelBag, segment_sum
-from .base import SpotModel
+from .base import Measured, SpotModel, mean_log
 
 
 class SuperpixelModel(SpotModel):
@@ -26,12 +26,12 @@ class SuperpixelModel(SpotModel):
         self.register_buffer("scale", torch.ones(genes))  # counts per 10,000 of the mean training spot
 
     @abstractmethod
-    def read(self, superpixels: SuperpixelBag) -> torch.Tensor:
+    def read_superpixels(self, superpixels: SuperpixelBag) -> torch.Tensor:
         """(core, G) of the superpixels under spots and cells, any real number."""
 
     def rates(self, superpixels: SuperpixelBag) -> torch.Tensor:
         """(core, G) non-negative, per 10,000: ELU + 1 (iStar's), relative to the gene's mean."""
-        return self.scale * (F.elu(self.read(superpixels)) + 1)
+        return self.scale * (F.elu(self.read_superpixels(superpixels)) + 1)
 
     def spot(self, bag: Bag) -> torch.Tensor:
         of = _superpixels(bag)
@@ -42,8 +42,8 @@ class SuperpixelModel(SpotModel):
         mean = _means(self.rates(of)[of.cell_row], of.cell_of, len(bag.spot_of))
         return TARGET_SUM * mean / mean.sum(1, keepdim=True).clamp(min=1e-12)
 
-    def start_at(self, mean: torch.Tensor, cells_a_spot: float) -> None:
-        self.scale.copy_(torch.expm1(mean))  # and the network begins near 0, where ELU + 1 is 1
+    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
+        self.scale.copy_(torch.expm1(mean_log(measured)))  # and the network begins near 0, where ELU + 1 is 1
 
 
 def _superpixels(bag: Bag) -> SuperpixelBag:

@@ -1,0 +1,119 @@
+"""What a model learns from spots against what cells would have taught it: trained on one sample, scored on another.
+
+Bags are loaded once from the cache of prepared and embedded projects, models are trained and scored in memory, and one
+JSON line a run is printed: top-100 r of the other sample's cells inside and outside spots (OOS_in, OOS_out) and within
+spots, of the training sample's (IS_...), and r of the other sample's spots, also less their neighbourhood's mean
+(`local_spot`), which is what can be known of a cell's resolution where no cell is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ds2c_cli.bags import Bags, load_bags
+from ds2c_cli.cache import Cache, default_root
+from ds2c_cli.checkpoint import Checkpoint, build_model, standardisation
+from ds2c_cli.expression import log_share
+from ds2c_cli.fit import fit
+from ds2c_cli.metrics import Moments, centred_by
+from ds2c_cli.predict import chunks
+from ds2c_cli.project import Project, Sample
+from ds2c_cli.settings import Training
+from ds2c_cli.train import _labels, _panel, _split, with_own_defaults
+
+
+def top100(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Mean correlation over the 100 genes with the highest."""
+    moments = Moments(1, truth.shape[1])
+    moments.add(np.zeros(len(truth), np.int64), truth, prediction)
+    r = moments.pearson()
+    return float(np.sort(r[np.isfinite(r)])[::-1][:100].mean())
+
+
+def local(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Each spot's values (s, G) less the mean of its own and its neighbours'."""
+    around = np.concatenate([np.arange(len(values))[:, None], neighbours], 1)
+    known = (around >= 0) & np.isfinite(values[around.clip(0), 0])
+    total = np.where(known[:, :, None], values[around.clip(0)], 0).sum(1)
+    return values - total / known.sum(1, keepdims=True).clip(1)
+
+
+def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> dict[str, float]:
+    """Top-100 correlations of one sample, by scenario and metric."""
+    truth, spots = (
+        table.matrix[:, [list(table.genes).index(gene) for gene in checkpoint.genes]]
+        for table in (sample.cell_counts(), sample.spot_counts())
+    )
+    totals = np.asarray(spots.sum(1)).ravel()
+    shares, spot_log = [], np.full(spots.shape, np.nan, np.float32)
+    for chunk in chunks(checkpoint, bags, "cpu"):
+        spot_log[chunk.spots] = chunk.spot_log
+        shares.append((chunk.cells, chunk.spots[chunk.spot_of], chunk.inside, chunk.share_log.numpy()))
+    cells, spot_of, inside, share = (np.concatenate(part) for part in zip(*shares, strict=True))
+    known = totals[spot_of] > 0
+    cells, spot_of, inside, share = cells[known], spot_of[known], inside[known], share[known]
+    observed = log_share(truth[cells].toarray(), totals[spot_of])
+    found = {f"{scenario}_in": top100(observed[inside], share[inside])}
+    if not inside.all():
+        found[f"{scenario}_out"] = top100(observed[~inside], share[~inside])
+    found[f"{scenario}_within"] = top100(*centred_by(spot_of[inside], observed[inside], share[inside]))
+    measured = np.where(np.isfinite(spot_log), log_share(spots.toarray(), totals), np.nan)
+    rows = np.isfinite(measured[:, 0])
+    found[f"{scenario}_spot"] = top100(measured[rows], spot_log[rows])
+    around = [
+        local(np.where(rows[:, None], values, np.nan), sample.neighbours)[rows] for values in (measured, spot_log)
+    ]
+    return found | {f"{scenario}_local_spot": top100(*around)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("projects", nargs="+", type=Path, help="prepared and embedded, all with the samples of --pairs")
+    parser.add_argument("--pairs", default="P1:P2,P2:P1", help="train:test")
+    parser.add_argument("--models", default="mlp,paper,additive,cell-supervised")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--fewer", type=float, default=0.0, help="share of the training spots left out")
+    parser.add_argument("--all-cells", action="store_true", help="score outside cells and the training sample too")
+    words = parser.parse_args()
+    for folder in words.projects:
+        project = Project(folder)
+        encoder = project.embeddings()[0]
+        cache = Cache(default_root(), encoder["fingerprint"], encoder["description"]["dimension"])
+        for pair in words.pairs.split(","):
+            train, test = project.samples(pair.split(":"))
+            bags = load_bags([train], cache, encoder["description"], outside=False)
+            tested = load_bags([test], cache, encoder["description"], outside=words.all_cells)
+            again = load_bags([train], cache, encoder["description"], outside=True) if words.all_cells else None
+            genes, counts, _ = _panel([train], 1, 0)
+            for seed in map(int, words.seeds.split(",")):
+                for name in words.models.split(","):
+                    settings = with_own_defaults(Training(name, seed))
+                    labels = _labels(counts, genes, [train], bags, settings)
+                    learn, stop = _split([train], 1, bags, labels, settings)
+                    kept = np.random.default_rng(1000 + seed).permutation(learn)
+                    learn = np.sort(kept[: round(len(learn) * (1 - words.fewer))])
+                    began = time.process_time()
+                    torch.manual_seed(seed)
+                    network = build_model(settings, bags.tiles.shape[1], len(genes))
+                    checkpoint = Checkpoint(network, *standardisation(bags, learn), {"genes": genes})
+                    history = fit(
+                        network, checkpoint.standardise(bags), labels, learn, stop, settings, torch.device("cpu")
+                    )
+                    row = {"project": folder.name, "pair": pair, "fewer": words.fewer, "model": name, "seed": seed}
+                    row |= {"epochs": len(history), "cpu_s": round(time.process_time() - began, 1)}
+                    row |= score(checkpoint, tested, test, "OOS")
+                    if again is not None:
+                        row |= score(checkpoint, again, train, "IS")
+                    print(
+                        json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True
+                    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The optimiser's loop: what is kept, and that spots alone teach an additive model its cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ds2c_cli.bags import Bags
+from ds2c_cli.expression import log_share
+from ds2c_cli.fit import Labels, _moving_average, fit
+from ds2c_cli.models import MODELS
+from ds2c_cli.models.base import Measured
+from ds2c_cli.settings import Training
+
+PROFILES = np.array([[60, 2, 0.5, 20, 5, 1], [1, 30, 0.5, 2, 5, 20]])  # counts of a cell of each kind
+
+
+@pytest.fixture
+def mixed():
+    """240 spots of two samples, the second sequenced three times as deep, of six cells each of two kinds.
+
+    Returns bags, what was measured of their spots, and each cell's kind.
+    """
+    random = np.random.default_rng(0)
+    spots, each = 240, 6
+    kind = (random.random(spots * each) < np.repeat(random.beta(1, 1, spots), each)).astype(int)
+    sample = np.repeat([0, 1], spots // 2)
+    counts = random.poisson(PROFILES[kind] * np.repeat(np.where(sample, 3, 1), each)[:, None])
+    counts = counts.reshape(spots, each, -1).sum(1)
+    cells = np.column_stack([2 * kind - 1, random.normal(size=(len(kind), 2))]) + 0.1 * random.normal(
+        size=(len(kind), 3)
+    )
+    bags = Bags(
+        cells=torch.from_numpy(cells.astype(np.float32)),
+        area=torch.ones(len(kind)),
+        inside=torch.ones(len(kind), dtype=torch.bool),
+        start=torch.arange(0, spots * each + 1, each),
+        tiles=torch.zeros(spots, 3),
+        around=torch.full((spots, 1), -1),
+        cell_row=np.arange(len(kind)),
+        sample=sample,
+    )
+    total = counts.sum(1, dtype=float)
+    depth = np.array([np.median(total[sample == s]) for s in (0, 1)])[sample]
+    as_column = (torch.from_numpy(values.astype(np.float32)).unsqueeze(1) for values in (total, depth))
+    return bags, Measured(torch.from_numpy(log_share(counts, total)), *as_column), kind
+
+
+def fitted(bags, measured, epochs=60):
+    torch.manual_seed(0)
+    model = MODELS["additive"](3, PROFILES.shape[1], 16, 0.0)
+    settings = Training("additive", learning_rate=5e-3, batch_spots=32, epochs=epochs, patience=100)
+    rows = np.arange(bags.n_spots)
+    history = fit(model, bags, Labels(measured), rows[rows % 6 > 0], rows[rows % 6 == 0], settings, torch.device("cpu"))
+    return model, history
+
+
+def test_spots_alone_teach_the_additive_model_its_cells(mixed):
+    bags, measured, kind = mixed
+    model, history = fitted(bags, measured)
+    with torch.no_grad():
+        rates = model.rates(bags.batch(torch.arange(bags.n_spots))).numpy()
+    found = np.stack([rates[kind == k].mean(0) for k in (0, 1)])
+    # Relative to the depth of its sample, a spot's counts are those of its cells whichever the sample.
+    scale = PROFILES.sum() / found.sum()
+    np.testing.assert_allclose(found * scale, PROFILES, rtol=0.25, atol=0.5)
+    assert history[-1, 1] < history[0, 1]
+
+
+def test_what_is_kept_is_what_was_best_on_held_out_spots(mixed):
+    bags, measured, _ = mixed
+    model, history = fitted(bags, measured, epochs=10)
+    held = torch.arange(0, bags.n_spots, 6)
+    with torch.no_grad():
+        losses = [model.loss(bags.batch(rows), measured.at(rows)).item() * len(rows) for rows in held.split(32)]
+    assert sum(losses) / len(held) == pytest.approx(history[:, 1].min(), rel=1e-5)
+
+
+def test_the_average_of_weights():
+    last, five = _moving_average(1), _moving_average(5)
+    mean = value = torch.tensor(1.0)
+    assert last(torch.tensor(7.0), torch.tensor(3.3), 9) == torch.tensor(3.3)
+    for number, value in enumerate((2.0, 3.0, 4.0), 1):
+        mean = five(mean, torch.tensor(value), number)
+    assert mean.item() == pytest.approx(2.5)  # of the first steps the mean
+    assert five(mean, torch.tensor(0.0), 100).item() == pytest.approx(2.0)  # then a fifth of the way each step
+
+
+def test_counts_are_the_label_times_the_total():
+    counts = np.array([[3, 0, 7], [1, 1, 998]])
+    total = counts.sum(1)
+    column = torch.from_numpy(total.astype(np.float32)).unsqueeze(1)
+    measured = Measured(torch.from_numpy(log_share(counts, total)), column, torch.ones(2, 1))
+    np.testing.assert_allclose(measured.counts.numpy(), counts, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(measured.at(torch.tensor([1])).counts.numpy(), counts[1:], rtol=1e-5, atol=1e-5)
