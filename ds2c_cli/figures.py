@@ -80,18 +80,19 @@ def ablation(table: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str
 
 
 def cells_per_spot(numbers: Mapping[str, np.ndarray]) -> Figure:
-    """How many cells the spots of each sample hold."""
+    """How many cells the spots of each sample hold, of those that hold any: an array may reach beyond the tissue."""
     figure = Figure(figsize=(7, 3), dpi=150, layout="constrained")
     axes = figure.subplots()
-    top = max(int(n.max()) for n in numbers.values())
+    numbers = {name: number[number > 0] for name, number in numbers.items()}
+    top = max(int(n.max(initial=1)) for n in numbers.values())
     width = max(1, round(top / 40))
     for i, (name, number) in enumerate(numbers.items()):
         axes.hist(
-            number, bins=list(np.arange(0, top + width + 1, width) - 0.5), histtype="step",
+            number, bins=list(np.arange(1, top + width + 1, width) - 0.5), histtype="step",
             color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i // len(COLOURS) % len(DASHES)], linewidth=1.4,
-            label=f"{name}, median {np.median(number):.0f}",
+            label=f"{name}, median {np.median(number) if len(number) else 0:.0f}",
         )  # fmt: skip
-    axes.set(xlabel="cells a spot", ylabel="spots", title="Cells per spot")
+    axes.set(xlabel="cells a spot", ylabel="spots with cells", title="Cells per spot")
     _plain(axes)
     axes.legend(frameon=False, fontsize=7 if len(numbers) > 6 else 9, ncols=1 + len(numbers) // 9)
     return figure
