@@ -91,7 +91,7 @@ def test_it_scores_every_model_on_every_fold_and_seed(ran):
     for baseline in ("mean", "even split", "area split"):  # once a fold and sample
         assert len(image[(image["model"] == baseline) & (image["scenario"] == "IS_out")]) == 2
     given = image[image["model"] == "additive + spot"]
-    assert {"IS_in", "IS_out", "OOS"} <= set(given["scenario"])
+    assert {"IS_in", "IS_out", "OOS_in", "OOS_out"} == set(given["scenario"])
 
 
 def test_a_second_run_does_nothing_again(ran, ds2c, monkeypatch, home):
