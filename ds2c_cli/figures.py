@@ -69,6 +69,9 @@ def ablation(table: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str
                 continue
             axes.barh(place, values.mean(), height=0.62, color="#cfe0ee", edgecolor="#0072b2", linewidth=0.8)
             axes.plot(values, np.full(len(values), place), "o", color="#000000", markersize=3)
+            axes.annotate(
+                f"{values.mean():.3f}", (0, place), (3, 0), textcoords="offset points", va="center", fontsize=8
+            )
         known = table.loc[table["scenario"] == scenario, "area"]
         low = min(0.0, float(known.min())) if len(known) else 0.0
         axes.set(xlabel="area under the curve", title=scenario.replace("_", " "), yticks=range(len(models)))
@@ -116,7 +119,7 @@ def painted(shown: Sequence[Painted]) -> Figure:
     area = width**2 * span[1] / span[0] * 72**2  # of a panel, in square points
     for axes, (title, points, values) in zip(axes_of, panels, strict=False):
         low, high = np.percentile(values, [1, 99])
-        dot = float(np.clip(0.55 * area / len(points), 0.6, 60))
+        dot = float(np.clip(0.55 * area / len(points), 0.6, 200))
         axes.scatter(
             *points.T, c=values, s=dot, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0,
             rasterized=True,
