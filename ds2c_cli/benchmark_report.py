@@ -374,7 +374,10 @@ def _write_tables(plan: Benchmark, board: Board, results: Results) -> None:
     for row in rows:
         other = (plan.reference, row["encoder"])
         where = [row[key] for key in keys[2:]]
-        if row["encoder"] and (found := board.difference((row["model"], row["encoder"]), other, *where)):
+        mine = (row["model"], row["encoder"])
+        if _given_spot(mine[0]) or not mine[1] or mine == other:
+            continue
+        if found := board.difference(mine, other, *where):
             differences.append({**{key: row[key] for key in keys}, "less": plan.reference, **vars(found)})
     for name, table in (("table.csv", rows), ("differences.csv", differences)):
         with replacing(results.folder / name) as part:

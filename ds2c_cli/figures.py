@@ -69,6 +69,9 @@ def ablation(table: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str
                 continue
             axes.barh(place, values.mean(), height=0.62, color="#cfe0ee", edgecolor="#0072b2", linewidth=0.8)
             axes.plot(values, np.full(len(values), place), "o", color="#000000", markersize=3)
+            axes.annotate(
+                f"{values.mean():.3f}", (0, place), (3, 0), textcoords="offset points", va="center", fontsize=8
+            )
         known = table.loc[table["scenario"] == scenario, "area"]
         low = min(0.0, float(known.min())) if len(known) else 0.0
         axes.set(xlabel="area under the curve", title=scenario.replace("_", " "), yticks=range(len(models)))
@@ -80,18 +83,19 @@ def ablation(table: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str
 
 
 def cells_per_spot(numbers: Mapping[str, np.ndarray]) -> Figure:
-    """How many cells the spots of each sample hold."""
+    """How many cells the spots of each sample hold, of those that hold any: an array may reach beyond the tissue."""
     figure = Figure(figsize=(7, 3), dpi=150, layout="constrained")
     axes = figure.subplots()
-    top = max(int(n.max()) for n in numbers.values())
+    numbers = {name: number[number > 0] for name, number in numbers.items()}
+    top = max(int(n.max(initial=1)) for n in numbers.values())
     width = max(1, round(top / 40))
     for i, (name, number) in enumerate(numbers.items()):
         axes.hist(
-            number, bins=list(np.arange(0, top + width + 1, width) - 0.5), histtype="step",
+            number, bins=list(np.arange(1, top + width + 1, width) - 0.5), histtype="step",
             color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i // len(COLOURS) % len(DASHES)], linewidth=1.4,
-            label=f"{name}, median {np.median(number):.0f}",
+            label=f"{name}, median {np.median(number) if len(number) else 0:.0f}",
         )  # fmt: skip
-    axes.set(xlabel="cells a spot", ylabel="spots", title="Cells per spot")
+    axes.set(xlabel="cells a spot", ylabel="spots with cells", title="Cells per spot")
     _plain(axes)
     axes.legend(frameon=False, fontsize=7 if len(numbers) > 6 else 9, ncols=1 + len(numbers) // 9)
     return figure
@@ -115,7 +119,7 @@ def painted(shown: Sequence[Painted]) -> Figure:
     area = width**2 * span[1] / span[0] * 72**2  # of a panel, in square points
     for axes, (title, points, values) in zip(axes_of, panels, strict=False):
         low, high = np.percentile(values, [1, 99])
-        dot = float(np.clip(0.55 * area / len(points), 0.6, 60))
+        dot = float(np.clip(0.55 * area / len(points), 0.6, 200))
         axes.scatter(
             *points.T, c=values, s=dot, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0,
             rasterized=True,

@@ -11,14 +11,14 @@ import pytest
 from ds2c_cli import benchmark, metrics
 from ds2c_cli.benchmark_file import read_benchmark
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Sample
 
 HEAD = """
 name = "painted"
 preset = "um"
 encoders = ["colour"]
 seeds = [0, 1]
-models = ["mlp", "additive", "cell-supervised"]
+models = ["mlp", "additive"]
 ensemble = true
 
 [geometry]
@@ -81,7 +81,7 @@ def test_it_scores_every_model_on_every_fold_and_seed(ran):
     rows = pd.DataFrame(out["rows"])
     assert not out["missing"]
     image = rows[(rows["metric"] == "pearson") & (rows["genes"] == "top100")]
-    for model in ("mlp", "additive", "cell-supervised", "additive, cell"):
+    for model in ("mlp", "additive", "additive, cell"):
         for scenario in ("IS_in", "IS_out", "OOS"):
             found = image[(image["model"] == model) & (image["scenario"] == scenario)]
             assert set(zip(found["sample"], found["seed"], strict=True)) == {
@@ -91,7 +91,7 @@ def test_it_scores_every_model_on_every_fold_and_seed(ran):
     for baseline in ("mean", "even split", "area split"):  # once a fold and sample
         assert len(image[(image["model"] == baseline) & (image["scenario"] == "IS_out")]) == 2
     given = image[image["model"] == "additive + spot"]
-    assert {"IS_in", "IS_out", "OOS"} <= set(given["scenario"])
+    assert {"IS_in", "IS_out", "OOS_in", "OOS_out"} == set(given["scenario"])
 
 
 def test_a_second_run_does_nothing_again(ran, ds2c, monkeypatch, home):
@@ -144,8 +144,13 @@ def test_differences_are_paired(ran, home):
     """The interval of a difference is that of the difference of the same resamples, narrower than of two apart."""
     folder = home / "project" / "benchmark" / "painted"
     found = pd.read_csv(folder / "differences.csv")
-    same = found[found["model"] == "additive"]
-    assert (same[["value", "low", "high"]] == 0).all().all()
+    assert set(found["model"]) == {
+        "mlp",
+        "additive, cell",
+        "additive, ensemble",
+        "additive, cell, ensemble",
+        "mlp, ensemble",
+    }  # none that was given the spots, and not the reference itself
     table = pd.read_csv(folder / "table.csv").set_index(["model", "column", "metric", "genes"])
     one = found.set_index(["model", "column", "metric", "genes"]).loc[("mlp", "IS_in", "pearson", "top100")]
     mlp, additive = (table.loc[(model, "IS_in", "pearson", "top100")] for model in ("mlp", "additive"))
@@ -206,6 +211,15 @@ def test_samples_are_checked_as_a_manifest_is(painted, write):
     assert "sample gone" in error.value.message
 
 
+def test_the_ceiling_is_left_out_where_there_are_no_cells_to_learn_from(ran, painted, home, write, monkeypatch):
+    path = write(HEAD.replace('"mlp"', '"cell-supervised"') + sample(painted, "one") + sample(painted, "two"))
+    plan, project = read_benchmark(path), Project(home / "project")
+    assert any(job.model.name == "cell-supervised" for job in benchmark.jobs(project, plan, [0]))
+    monkeypatch.setattr(Sample, "has_cell_truth", False)
+    assert not any(job.model.name == "cell-supervised" for job in benchmark.jobs(project, plan, [0]))
+    assert len(benchmark.collect(project, plan).left_out) == 2  # once a fold, and said in the report
+
+
 def test_a_report_refuses_to_mix_geometries(ran, ds2c, painted, home, write):
     source = painted / "one"
     assert ds2c(
@@ -221,7 +235,7 @@ def test_a_dry_run_says_what_would_be_trained_and_does_nothing(ds2c, painted, wr
     path = write(HEAD + sample(painted, "one") + sample(painted, "two"))
     ran = ds2c("benchmark", path, "--project", tmp_path / "none", "--dry-run", "--json")
     out = json.loads(ran.out)
-    assert out["networks"] == 2 * 4 * 2
+    assert out["networks"] == 2 * 3 * 2
     assert [fold["train"] for fold in out["folds"]] == [["two"], ["one"]]
     assert not (tmp_path / "none").exists()
 

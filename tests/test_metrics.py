@@ -133,6 +133,42 @@ def test_the_interval_is_scipys_paired_bootstrap_when_every_cell_is_a_block():
         assert ours[name].std() == pytest.approx(scipy.standard_error, rel=0.08)
 
 
+def test_the_difference_of_two_models_drawn_with_one_seed_is_scipys_paired_bootstrap():
+    truth, one = draw(11, 60, 1, strength=0.9)
+    other = (one + np.random.default_rng(1).normal(0, 0.5, one.shape)).astype(np.float32)
+    sets, cells = {"all": np.array([0])}, np.arange(60)
+    mine, theirs = (added(truth, each, cells).resampled(sets, 5)["all"] for each in (one, other))
+    low, high = np.percentile(mine - theirs, [2.5, 97.5])
+
+    def statistic(x, y, z, axis):
+        return stats.pearsonr(x, y, axis=axis).statistic - stats.pearsonr(x, z, axis=axis).statistic
+
+    scipy = stats.bootstrap(
+        tuple(each[:, 0].astype(float) for each in (truth, one, other)), statistic, paired=True, n_resamples=4000,
+        method="percentile", random_state=0,
+    )  # fmt: skip
+    assert low == pytest.approx(scipy.confidence_interval.low, abs=0.01)
+    assert high == pytest.approx(scipy.confidence_interval.high, abs=0.01)
+    apart = added(truth, other, cells).resampled(sets, 6)["all"]
+    assert (mine - theirs).std() < 0.6 * (mine - apart).std()  # unpaired, it would be far wider
+
+
+def test_single_precision_changes_no_digit_that_an_interval_shows():
+    truth, prediction = draw(12, 4000, 6)
+    block = np.arange(4000) // 40
+    moments = added(truth, prediction * 1e-3 + 40, block)  # far from zero, and hardly varying
+    sets = {"all": np.arange(6)}
+    drawn = moments.resampled(sets, 3)["all"]
+    weights = np.random.default_rng(3).multinomial(100, np.full(100, 0.01), RESAMPLES)
+    for row in (0, 1, 2, 3000):
+        chosen = np.concatenate([np.repeat(np.flatnonzero(block == b), k) for b, k in enumerate(weights[row])])
+        r = [
+            stats.pearsonr(truth[chosen, g].astype(float), prediction[chosen, g].astype(float)).statistic
+            for g in range(6)
+        ]
+        assert drawn[row] == pytest.approx(np.mean(r), abs=2e-4)
+
+
 def test_cells_of_one_block_are_drawn_together():
     truth, prediction = (np.repeat(matrix, 10, axis=0) for matrix in draw(2, 40, 2))
     apart = added(truth, prediction, np.arange(400)).resampled({"all": np.array([0, 1])})["all"]

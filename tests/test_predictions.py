@@ -222,14 +222,13 @@ def test_anndata_writes_it_again_and_takes_parts_of_it(written, tmp_path, matric
 # Reading
 
 
-def test_shares_add_up_from_x_and_the_cells_part_of_its_spot(create, matrices, obs):
+def test_shares_add_up_from_x_and_the_cells_part_of_its_spot(create, matrices, obs, tmp_path):
     obs[schema.OF_SPOT] = np.float32(np.nan)
-    path, out = create(counts=False)
-    share = 100 * matrices["counts"]
+    path, share = tmp_path / "one.h5ad", 100 * matrices["counts"]
     own = share.sum(1)
-    out["X"][:] = np.log1p(1e4 * share / own[:, None])
-    out["X"].flush()
-    write_column(path, schema.OF_SPOT, own / 1e4)
+    with create(counts=False) as out:
+        out["X"].write(np.arange(CELLS), np.log1p(1e4 * share / own[:, None]))
+        write_column(path, schema.OF_SPOT, own / 1e4)
     rows = np.array([4, 0, 4])
     np.testing.assert_allclose(PredictionFile(path).share(rows), share[rows], rtol=1e-4)
     np.testing.assert_allclose(anndata.read_h5ad(path).obs[schema.OF_SPOT], own / 1e4, rtol=1e-6)

@@ -207,4 +207,4 @@ def test_istar_sees_no_place_and_no_neighbour_and_scstgcn_both(bags):
         model = build_model(Training(model=name, hidden=8), len(centre), 3).eval()
         for features in (moved, beyond):
             other = type(bag)(features, *(getattr(bag, f) for f in list(bag.__dataclass_fields__)[1:]))
-            assert torch.allclose(model.read(bag), model.read(other)) != sees
+            assert torch.allclose(model.read_superpixels(bag), model.read_superpixels(other)) != sees

@@ -81,8 +81,11 @@ class Paper(DeepSets, SpotModel):
         if self.pooling == "gru":
             return F.softplus(self.rho(self._last_state(bag)))
         member = bag.inside
-        cells = segment_sum(self.phi_cell(bag.cells[member]), bag.spot_of[member], bag.n_spots)  # (S, H)
         number = torch.bincount(bag.spot_of[member], minlength=bag.n_spots).unsqueeze(1)  # (S, 1)
+        # phi's last layer is linear: it is applied once to the sum, not to every cell.
+        hidden = segment_sum(self.phi_cell[:-1](bag.cells[member]), bag.spot_of[member], bag.n_spots)
+        weight, bias = self.phi_cell.get_parameter("3.weight"), self.phi_cell.get_parameter("3.bias")
+        cells = F.linear(hidden, weight) + number * bias  # (S, H)
         pooled = torch.cat([cells, number * self.context(bag)], 1)  # (S, 3H)
         return F.softplus(self.rho(pooled / number.clamp(min=1) if self.pooling == "mean" else pooled))
 

@@ -30,7 +30,7 @@ class SuperpixelModel(SpotModel):
         """(core, G) of the superpixels under spots and cells, any real number."""
 
     def rates(self, superpixels: SuperpixelBag) -> torch.Tensor:
-        """(core, G) non-negative, per 10,000: ELU + 1 (iStar's), relative to the gene's mean."""
+        """(core, G) non-negative, per 10,000: ELU + 1, which is never negative, relative to the gene's mean."""
         return self.scale * (F.elu(self.read_superpixels(superpixels)) + 1)
 
     def spot(self, bag: Bag) -> torch.Tensor:
