@@ -113,6 +113,7 @@ class CellSupervised(Additive):
 
     learning_rate: ClassVar[float] = 3e-4
     batch_spots: ClassVar[int] = 256  # cells
+    averaged: ClassVar[int] = 1  # it has many labels, and came out no higher with averaged weights
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
         """Minus the mean log likelihood of the counts of the bag's cells, which is what is `measured` here."""
