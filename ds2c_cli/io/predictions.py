@@ -23,16 +23,19 @@ def create_predictions(
     obsm: dict[str, np.ndarray],
     about: dict[str, Any],
     counts: bool,
+    spread: bool = False,
 ) -> dict[str, np.memmap]:
     """An h5ad with empty matrices, and these as writable arrays (cells, genes) float32 over the file.
 
-    Keys: `X`, `spot_share` and, with `counts`, `counts`. The matrices are contiguous in the file, so that rows can be
-    written in any order; `about` becomes uns["ds2c"] as JSON.
+    Keys: `X`, `spot_share` and, with `counts`, `counts`, with `spread`, `spot_share_sd`. The matrices are contiguous in
+    the file, so that rows can be written in any order; `about` becomes uns["ds2c"] as JSON.
     """
     table = anndata.AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(list(genes))), obsm=obsm)
     table.uns[schema.UNS] = json.dumps(about)
     table.write_h5ad(path)
     names = {"X": "X", schema.LAYER_SPOT_SHARE: f"layers/{schema.LAYER_SPOT_SHARE}"}
+    if spread:
+        names[schema.LAYER_SD] = f"layers/{schema.LAYER_SD}"
     if counts:
         names[schema.LAYER_COUNTS] = f"layers/{schema.LAYER_COUNTS}"
     shape = (len(obs), len(genes))
