@@ -19,6 +19,7 @@ from .embed import Embedded, embed, tiles_of
 from .errors import InputError, UsageError
 from .expression import select_genes
 from .io.predictions import create_predictions, recorded_recipe, write_column
+from .models import SpotModel
 from .models.bag import segment_sum
 from .progress import Progress, silent
 from .project import Project, Sample, must_run, recipe_hash, replacing
@@ -41,6 +42,7 @@ class Chunk:
     share: torch.Tensor  # (c, G) counts per 10,000 of the cell's spot
     share_log: torch.Tensor  # (c, G) what log1p of the share that is counted should come to
     spot_log: torch.Tensor  # (s, G) the same of the spot; NaN without members
+    spread: torch.Tensor | None = None  # (c, G) SD of the log of the share that is counted
 
 
 @dataclass
@@ -65,15 +67,22 @@ def predict(
     device: str = "auto",
     force: bool = False,
     progress: Progress = silent,
+    uncertainty: bool = False,
 ) -> list[Predicted]:
     """Predict every cell of the samples, embedding what is missing first, and write one AnnData a sample (DESIGN 7).
 
-    `deconvolve` shares the measured counts of each spot out over its members. Raises InputError when a sample's
+    `deconvolve` shares the measured counts of each spot out over its members; `uncertainty` adds a layer with the SD of
+    what `spot_share` is the mean of. Raises InputError when a sample's
     geometry is not the checkpoint's, WeightsError when its encoder cannot be had here.
     """
     if mode not in ("predict", "deconvolve"):
         raise UsageError(f"--mode must be predict or deconvolve, not {mode!r}")
     checkpoint = load_checkpoint(checkpoint_path)
+    if uncertainty and (mode != "predict" or type(checkpoint.model).spread is SpotModel.spread):
+        raise UsageError(
+            f"{checkpoint.about['training']['model']} in mode {mode} says nothing of its uncertainty",
+            "Leave out --uncertainty, or use --mode predict and a model that has a likelihood, such as additive.",
+        )
     chosen = project.samples(samples)
     if output is not None and len(chosen) > 1:
         raise UsageError(f"one file {output} cannot hold {len(chosen)} samples", "Name one sample, or leave out -o.")
@@ -85,12 +94,13 @@ def predict(
     done = []
     for sample in chosen:
         path = output or project.predictions(name) / f"{sample.name}.h5ad"
-        recipe = recipe_hash({"checkpoint": checkpoint.hash, "sample": sample.record["recipe"], "mode": mode})
+        made_from = {"checkpoint": checkpoint.hash, "sample": sample.record["recipe"], "mode": mode}
+        recipe = recipe_hash(made_from | {"uncertainty": uncertainty})
         if not must_run(f"prediction {path}", None if force else recorded_recipe(path), recipe, force):
             done.append(Predicted(sample.name, path, len(sample.cells), unchanged=True))
             continue
         cache, embedded = cache_for(project, checkpoint, cache_root, sample, device, progress)
-        result = _predict_sample(checkpoint, sample, cache, path, recipe, mode, device, progress)
+        result = _predict_sample(checkpoint, sample, cache, path, recipe, mode, device, progress, uncertainty)
         result.embedded = embedded
         done.append(result)
     return done
@@ -123,8 +133,8 @@ def cache_for(
     return cache, done
 
 
-def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator[Chunk]:
-    """Run the model over all spots of one sample, some thousand cells at a time."""
+def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto", spread: bool = False) -> Iterator[Chunk]:
+    """Run the model over all spots of one sample, some thousand cells at a time, with `spread` also for its SD."""
     where = device_of(device)
     model = checkpoint.model.to(where)
     for spots in spot_groups(bags.start.numpy(), len(checkpoint.genes)):
@@ -132,6 +142,7 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator
         with torch.no_grad():
             bag = checkpoint.standardise(bags.batch(rows)).to(where)
             read = model.read(bag)
+            deviation = model.spread(bag) if spread else None
             members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
             read.spot_log[members == 0] = torch.nan
         index, spot_of = bags.cell_index(rows)
@@ -143,6 +154,7 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto") -> Iterator
             read.share.cpu(),
             read.share_log.cpu(),
             read.spot_log.cpu(),
+            None if deviation is None else deviation.cpu(),
         )
 
 
@@ -176,6 +188,7 @@ def _predict_sample(
     mode: Mode,
     device: str,
     progress: Progress,
+    uncertainty: bool,
 ) -> Predicted:
     cells = sample.cells
     bags = load_bags([sample], cache, checkpoint.encoder["description"], outside=True)
@@ -201,9 +214,9 @@ def _predict_sample(
     obs[schema.OF_SPOT] = of_spot
     with (
         replacing(path) as part,
-        create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None) as out,
+        create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None, uncertainty) as out,
     ):
-        for chunk in chunks(checkpoint, bags, device):
+        for chunk in chunks(checkpoint, bags, device, uncertainty):
             share, share_log = chunk.share, chunk.share_log
             if counts is not None:
                 member = torch.from_numpy(chunk.inside)
@@ -218,6 +231,8 @@ def _predict_sample(
                 out[schema.LAYER_COUNTS].write(chunk.cells, rows)
                 number += int(chunk.inside.sum())
             out[schema.LAYER_SPOT_SHARE].write(chunk.cells, share_log.numpy())
+            if chunk.spread is not None:
+                out[schema.LAYER_SD].write(chunk.cells, chunk.spread.numpy())
             own = share.sum(1, keepdim=True).clamp(min=1e-12)
             of_spot[chunk.cells] = own[:, 0].numpy() / TARGET_SUM
             out["X"].write(chunk.cells, torch.log1p(TARGET_SUM * share / own).numpy())

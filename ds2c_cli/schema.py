@@ -48,6 +48,7 @@ SPOT_COLUMNS = {
 # AnnData of predictions (DESIGN 7)
 LAYER_SPOT_SHARE = "spot_share"  # what log1p(1e4 * c / total of the spot) should come to: the paper's scale
 OF_SPOT = "of_spot"  # obs: the cell's share of its spot's counts, all genes together; NaN for a cell without a spot
+LAYER_SD = "spot_share_sd"  # SD of what spot_share is the mean of, with --uncertainty only
 LAYER_COUNTS = "counts"  # expected counts, mode deconvolve only
 OBSM_UM = "spatial"
 OBSM_PX = "spatial_px"

@@ -161,6 +161,16 @@ def test_predictions_open_in_scanpy(ds2c, trained):
     assert json.loads(prediction.uns["ds2c"])["checkpoint"]["train"] == ["one"]
 
 
+def test_uncertainty_is_a_layer_of_models_that_have_a_likelihood(ds2c, trained, tmp_path):
+    out = tmp_path / "sd.h5ad"
+    assert ds2c("predict", "two", "--checkpoint", "additive", "--uncertainty", "-o", out).code == 0
+    deviation = anndata.read_h5ad(out).layers[schema.LAYER_SD]
+    assert np.isfinite(deviation).all()
+    assert (deviation > 0).all()
+    ran = ds2c("predict", "two", "--checkpoint", "additive", "--uncertainty", "--mode", "deconvolve")
+    assert (ran.code, "says nothing of its uncertainty" in ran.err) == (2, True)
+
+
 def test_deconvolved_cells_add_up_to_their_spot(ds2c, trained):
     ran = ds2c("predict", "two", "--checkpoint", "additive", "--mode", "deconvolve")
     assert ran.code == 0

@@ -15,7 +15,7 @@ from scipy.special import gammaln
 from scipy.stats import nbinom, poisson
 
 from ds2c_cli.models import MODELS
-from ds2c_cli.models.additive import expected_log, log_negative_binomial
+from ds2c_cli.models.additive import expected_log, log_negative_binomial, log_spread
 from ds2c_cli.models.bag import Bag
 from ds2c_cli.models.base import Measured
 from ds2c_cli.models.baselines import area_split, even_split
@@ -195,6 +195,18 @@ def test_the_expected_log_is_the_sum_over_poisson_counts(total):
 def test_the_expected_log_of_many_counts_is_the_log_of_their_mean():
     found = expected_log(torch.tensor([[4e5, 6e5]]), torch.tensor([[1e6]]))
     np.testing.assert_allclose(found.numpy(), np.log1p([[4e3, 6e3]]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("total", [80.0, 660.0, 20_000.0])
+def test_the_spread_is_that_of_negative_binomial_counts(total):
+    means, size = np.array([1e-4, 0.03, 0.5, 2.0, 9.0, 60.0]), np.array([0.5, 3.0, 20.0, 1.0, 3.0, 3.0])
+    counts = np.arange(4000)
+    log = np.log1p(1e4 * counts / total)
+    chance = nbinom.pmf(counts, size[:, None], (size / (size + means))[:, None])
+    brute = np.sqrt((chance * log**2).sum(1) - (chance * log).sum(1) ** 2)
+    mean, of_gene = (torch.from_numpy(values.astype(np.float32)) for values in (means, size))
+    found = log_spread(torch.stack([mean, mean / 2]), torch.full((2, 1), total), of_gene)
+    np.testing.assert_allclose(found[0].numpy(), brute, rtol=2e-2)
 
 
 def test_the_likelihood_is_scipys():

@@ -25,6 +25,7 @@ def command(
     samples: SamplesArgument = None,
     mode: Annotated[str, typer.Option(help="predict from the image, or deconvolve measured spots.")] = "predict",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The h5ad, where one sample is named.")] = None,
+    uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Add a layer with the SD of spot_share.")] = False,
     device: DeviceOption = "auto",
     project: ProjectOption = Path(),
     cache: CacheOption = None,
@@ -50,6 +51,7 @@ def command(
             device,
             force,
             tell,
+            uncertainty,
         )
     for done in runs:
         state = "is up to date" if done.unchanged else f"{done.cells:,} cells"

@@ -19,6 +19,8 @@ from anndata.io import read_elem
 from .. import schema
 from ..errors import InputError
 
+LAYERS = (schema.LAYER_SPOT_SHARE, schema.LAYER_COUNTS, schema.LAYER_SD)
+
 
 @dataclass(frozen=True)
 class MatrixOnDisk:
@@ -51,16 +53,19 @@ def create_predictions(
     obsm: dict[str, np.ndarray],
     about: dict[str, Any],
     counts: bool,
+    spread: bool = False,
 ) -> Iterator[dict[str, MatrixOnDisk]]:
     """An h5ad with empty matrices, and these to be written.
 
-    Keys: `X`, `spot_share` and, with `counts`, `counts`. The matrices are contiguous in the file, so that rows can be
-    written in any order; `about` becomes uns["ds2c"] as JSON.
+    Keys: `X`, `spot_share` and, with `counts`, `counts`, with `spread`, `spot_share_sd`. The matrices are contiguous in
+    the file, so that rows can be written in any order; `about` becomes uns["ds2c"] as JSON.
     """
     table = anndata.AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(list(genes))), obsm=obsm)
     table.uns[schema.UNS] = json.dumps(about)
     table.write_h5ad(path)
     names = {"X": "X", schema.LAYER_SPOT_SHARE: f"layers/{schema.LAYER_SPOT_SHARE}"}
+    if spread:
+        names[schema.LAYER_SD] = f"layers/{schema.LAYER_SD}"
     if counts:
         names[schema.LAYER_COUNTS] = f"layers/{schema.LAYER_COUNTS}"
     shape = (len(obs), len(genes))
@@ -122,8 +127,8 @@ class PredictionFile:
 
     @property
     def matrices(self) -> list[str]:
-        """Which there are: X, spot_share and, in mode deconvolve, counts."""
-        return ["X", *(name for name in (schema.LAYER_SPOT_SHARE, schema.LAYER_COUNTS) if name in self._file["layers"])]
+        """Which there are: X and some of the layers."""
+        return ["X", *(name for name in LAYERS if name in self._file["layers"])]
 
     def block(self, matrix: str, begin: int, end: int) -> np.ndarray:
         """(end - begin, genes) of one of the `matrices`; raises InputError where other software stored it sparse."""

@@ -84,6 +84,11 @@ class Additive(SpotModel):
             expected_log(self.depth * total, self.depth * size),
         )
 
+    def spread(self, bag: Bag) -> torch.Tensor:
+        rates = self.rates(bag)
+        of_cell = self.depth * self._size(self.totals(rates, bag))[bag.spot_of]
+        return log_spread(self.depth * rates, of_cell, self.log_size.exp())
+
     def start_at(self, measured: Measured, cells_a_spot: float) -> None:
         counts, unit = measured.counts.sum(0), measured.depth.mean()
         for member in cast(list[DeepSets], self.members):
@@ -114,6 +119,7 @@ class CellSupervised(Additive):
 
     learning_rate: ClassVar[float] = 3e-4
     batch_spots: ClassVar[int] = 256  # cells
+    averaged: ClassVar[int] = 1  # it has many labels, and came out no higher with averaged weights
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
         """Minus the mean log likelihood of the counts of the bag's cells, which is what is `measured` here."""
@@ -148,3 +154,33 @@ def expected_log(mean: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
     for node in NODES:
         value = value - math.exp(-node) * torch.expm1(mean * torch.expm1(-scale * node))
     return value
+
+
+TAIL = 1e-4  # of the probability, which is counted as if it were all at the last count reached
+MOST = 2000
+
+
+def log_spread(mean: torch.Tensor, total: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """SD of log1p(1e4 k / total) for negative binomial k of a mean (n, G) and size (G,), totals (n, 1): (n, G).
+
+    Count after count, for the genes that have any probability left.
+    """
+    found, genes = torch.zeros_like(mean), torch.arange(mean.shape[1], device=mean.device)
+    chance = torch.exp(size * (torch.log(size) - torch.log(size + mean)))  # of a count of 0
+    again, left = mean / (size + mean), 1 - chance
+    first, second = torch.zeros_like(mean), torch.zeros_like(mean)
+    for count in range(1, MOST + 1):
+        chance = chance * again * (count - 1 + size) / count
+        left = left - chance
+        log = torch.log1p(TARGET_SUM * count / total)
+        first, second = first + chance * log, second + chance * log**2
+        done = ~(left > TAIL).any(0) if count < MOST else torch.ones_like(genes, dtype=torch.bool)
+        if done.any():
+            rest = left[:, done].clamp(min=0)
+            mean_log, mean_square = first[:, done] + rest * log, second[:, done] + rest * log**2
+            found[:, genes[done]] = (mean_square - mean_log**2).clamp(min=0).sqrt()
+            genes, size = genes[~done], size[~done]
+            chance, again, left, first, second = (part[:, ~done] for part in (chance, again, left, first, second))
+        if not len(genes):
+            break
+    return found

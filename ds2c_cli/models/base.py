@@ -79,6 +79,10 @@ class SpotModel(nn.Module):
         share = self.cell(bag)
         return Reading(share, torch.log1p(share), self.spot(bag))
 
+    def spread(self, bag: Bag) -> torch.Tensor | None:
+        """(C, G) SD of the log1p of the share that is counted; None for a model that does not say."""
+        return None
+
 
 def mlp(width_in: int, hidden: int, width_out: int, dropout: float) -> nn.Sequential:
     """The paper's two-layer MLP."""
