@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import schema
-from .benchmark_file import Benchmark, EncoderEntry, Fold, ModelEntry
+from .benchmark_file import ENSEMBLE, Benchmark, EncoderEntry, Fold, ModelEntry
 from .checkpoint import Checkpoint, load_checkpoint
 from .embed import embed
 from .errors import InputError
@@ -25,8 +25,6 @@ from .models import MODELS
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
 from .train import CELL_SUPERVISED, train
-
-ENSEMBLE = "ensemble"  # in a file's name, for the seed
 
 
 @dataclass(frozen=True)

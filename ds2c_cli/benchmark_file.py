@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InputError, UsageError
+from .evaluate import SEES_SPOT
 from .io.hest import open_hest
 from .manifest import COLUMNS, Request, requests_of
 from .models import MODELS
+from .models.baselines import BASELINES
 from .settings import Embedding, Geometry, Training, preset, resolve
 
 SplitBy = Literal["donor", "patient", "sample"]
@@ -21,6 +23,7 @@ KEYS = (
     "training", "model", "encoder", "design", "sample",
 )  # fmt: skip
 IS, OOS, OOD = "IS", "OOS", "OOD"
+ENSEMBLE = "ensemble"  # of a model's seeds; part of its name in tables
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,12 @@ def _models(path: Path, document: dict[str, Any]) -> list[ModelEntry]:
             raise UsageError(f"{path}: there is no model {training.model!r}", f"Known: {', '.join(MODELS)}.")
         models.append(ModelEntry(entry.get("name", training.model), training, bool(entry.get("ablation", False))))
     _all_different(path, "model", [model.name for model in models])
+    for model in models:
+        if SEES_SPOT in model.name or model.name in BASELINES or ENSEMBLE in model.name:
+            words = ", ".join((*BASELINES, SEES_SPOT, ENSEMBLE))
+            raise InputError(
+                f"{path}: a model is called {model.name!r}", f"Tables use {words} for other things: rename it."
+            )
     return models
 
 

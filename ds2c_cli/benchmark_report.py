@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import __version__
-from .benchmark import ENSEMBLE, Results
-from .benchmark_file import IS, Benchmark
+from .benchmark import Results
+from .benchmark_file import ENSEMBLE, IS, Benchmark
 from .evaluate import SEES_SPOT
 from .figures import ablation, areas, cells_per_spot, painted, score_by_genes
 from .models.baselines import BASELINES, SEE_SPOT

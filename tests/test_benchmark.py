@@ -196,6 +196,8 @@ def test_a_design_may_train_on_one_cohort_and_be_scored_on_another(painted, writ
         ('[[design]]\ncohorts = ["moon"]\n', "cohort 'moon'"),
         ('[[model]]\nmodel = "mlp"\n', "mlp twice"),
         ('[[model]]\nname = "x"\nmodel = "guess"\n', "no model 'guess'"),
+        # what a table would take for a model that was given the measured spots
+        ('[[model]]\nname = "mlp, cell + spot"\nmodel = "mlp"\n', "called 'mlp, cell + spot'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_the_file_is_named(painted, write, words, said):
