@@ -649,7 +649,8 @@ def untrained_lite0():
     import timm
 
     torch.manual_seed(0)
-    return lite0.StageFour(timm.create_model("tf_efficientnet_lite0", pretrained=False)).eval()
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    return lite0.StageFour(network, pooled=True).eval()
 
 
 def test_lite0s_weights_are_loaded_and_not_random(lite0_encoder):
