@@ -23,7 +23,7 @@ from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
 from .models.bag import segment_sum
-from .models.baselines import BASELINES, Baseline
+from .models.baselines import BASELINES, SEE_SPOT, Baseline
 from .predict import cache_for, check_fit, chunks, share_out, spot_groups
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
@@ -377,7 +377,9 @@ class _Table:
         observed = log_share(truth.cells[cells].toarray(), truth.totals[spot_of])
         predicted, block = piece.share[scored], truth.block[spot_of]
         parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
-        if not self.scenario.startswith("IS") and not inside.all() and SEES_SPOT not in model:
+        sees_spot = SEES_SPOT in model or model in SEE_SPOT
+        # Given the spots, cells inside them and outside are two questions, and are not averaged.
+        if not self.scenario.startswith("IS") and not inside.all() and not sees_spot:
             parts.append((self.scenario, np.ones_like(inside)))
         for scenario, chosen in parts:
             self._add(model, scenario, "pearson", block[chosen], observed[chosen], predicted[chosen])
