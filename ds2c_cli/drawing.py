@@ -11,10 +11,11 @@ from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import FigureBase
 from matplotlib.path import Path as Outline
+from matplotlib.patheffects import Normal, Stroke
 
 from .io.slides import Slide
 
-COLOURS = "viridis"  # told apart with any colour vision and in print
+VALUES = "viridis"  # told apart with any colour vision and in print
 UNKNOWN = "#bbbbbb"
 PERCENTILES = (1, 99)  # of the values; what lies beyond has the colour of the end
 POINT_UM = 8.0  # diameter of the mark for a cell that is only a point
@@ -78,7 +79,7 @@ def colour_bar(figure: FigureBase, axes: Axes, values: np.ndarray) -> None:
     scale = scale_of(values)
     beyond = bool(np.nanmin(values, initial=np.inf) < scale.vmin), bool(np.nanmax(values, initial=-np.inf) > scale.vmax)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    bar = figure.colorbar(ScalarMappable(scale, COLOURS), ax=axes, fraction=0.05, pad=0.01, aspect=15, extend=extend)
+    bar = figure.colorbar(ScalarMappable(scale, VALUES), ax=axes, fraction=0.05, pad=0.01, aspect=15, extend=extend)
     bar.ax.tick_params(labelsize=7)
 
 
@@ -93,17 +94,18 @@ def scale_bar(axes: Axes, pixel_um: float) -> None:
     length = 10 ** np.floor(np.log10(fifth))
     length *= max(step for step in (1, 2, 5) if step * length <= fifth)
     x, y = left + 0.03 * width, high - 0.06 * height  # y points down
-    axes.plot([x, x + length / pixel_um], [y, y], color="black", linewidth=2.5, solid_capstyle="butt")
+    bar = axes.plot([x, x + length / pixel_um], [y, y], color="black", linewidth=2.5, solid_capstyle="butt", zorder=5)
+    bar[0].set_path_effects([Stroke(linewidth=4.5, foreground="white"), Normal()])  # seen on any tissue
     words = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} um"
     axes.annotate(
         words, (x, y), xytext=(0, 3), textcoords="offset points", fontsize=7,
-        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}, zorder=6,
     )  # fmt: skip
 
 
 def _colours(values: np.ndarray, scale: Normalize) -> np.ndarray:
     """(n, 4) RGBA."""
-    map_of = colormaps[COLOURS].with_extremes(bad=UNKNOWN)
+    map_of = colormaps[VALUES].with_extremes(bad=UNKNOWN)
     return map_of(scale(np.ma.masked_invalid(values)))
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .drawing import VALUES, scale_bar, scale_of
 from .evaluate import Painted
 
 # Okabe and Ito's colours; lines also differ by dashes and bars by place, so that none is told by colour alone.
@@ -118,25 +119,15 @@ def painted(shown: Sequence[Painted]) -> Figure:
     frame = np.array([first.points.min(0), first.points.max(0)])
     area = width**2 * span[1] / span[0] * 72**2  # of a panel, in square points
     for axes, (title, points, values) in zip(axes_of, panels, strict=False):
-        low, high = np.percentile(values, [1, 99])
         dot = float(np.clip(0.55 * area / len(points), 0.6, 200))
         axes.scatter(
-            *points.T, c=values, s=dot, cmap="viridis", vmin=low, vmax=max(high, low + 1e-6), linewidths=0,
-            rasterized=True,
+            *points.T, c=values, s=dot, cmap=VALUES, norm=scale_of(values), linewidths=0, rasterized=True,
         )  # fmt: skip
         axes.set(aspect="equal", xticks=[], yticks=[], xlim=frame[:, 0], ylim=frame[::-1, 1])
         axes.set_title(title, fontsize=9)
     for axes in axes_of[len(panels) :]:
         axes.set_axis_off()
-    length = 10 ** np.floor(np.log10(span[0] / 3))
-    x, y = frame[0, 0] + 0.02 * span[0], frame[1, 1] - 0.05 * span[1]
-    edge = {"color": "white", "linewidth": 4, "zorder": 4}
-    axes_of[0].plot([x, x + length], [y, y], **edge)
-    axes_of[0].plot([x, x + length], [y, y], color="black", linewidth=2, zorder=5)
-    axes_of[0].annotate(
-        f"{length:g} um", (x, y), (2, 3), textcoords="offset points", fontsize=7,
-        bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}, zorder=6,
-    )  # fmt: skip
+    scale_bar(axes_of[0], 1.0)
     scale = "log1p of counts per 10,000 of the spot, each panel from its 1st to 99th percentile"
     figure.suptitle(f"{first.sample}: {scale}", fontsize=9)
     return figure
