@@ -142,6 +142,7 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
     from ds2c_cli.checkpoint import Checkpoint, build_model
     from ds2c_cli.embed import tiles_of
     from ds2c_cli.segments import SlideName
+    from ds2c_cli.train import with_own_defaults
 
     project, random, n = Project(path), np.random.default_rng(0), options.predicted
     geometry, mpp = Geometry(), 0.25
@@ -178,7 +179,7 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
             part = keys[at : at + 8192]
             vectors = random.standard_normal((len(part), options.dimension), np.float32).astype(np.float16)
             writer.append(SlideName("0" * 64, "large.tif"), part, vectors)
-    settings = Training()
+    settings = with_own_defaults(Training())
     genes = [f"gene_{i}" for i in range(options.genes)]
     about = {"name": "made-up", "genes": genes, "geometry": asdict(geometry), "training": asdict(settings)}
     about |= {"encoder": encoder}
