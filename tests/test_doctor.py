@@ -437,7 +437,7 @@ def test_settings_and_samples_that_are_not_valid(only):
 
 def test_the_weights_of_an_encoder(only, tmp_path, monkeypatch):
     only("encoders")
-    assert look("encoders")[1:3] == ("ok", "weights here: imagenet-lite0, colour")
+    assert look("encoders")[1:3] == ("ok", "weights here: imagenet-lite0, imagenet-lite2, colour")
     finding = look("encoders", encoder="uni2-h")
     assert finding.state == "fail"
     assert "MahmoodLab/UNI2-h are not on this machine" in finding.found

