@@ -17,7 +17,7 @@ from . import schema
 from .benchmark_file import ENSEMBLE, Benchmark, EncoderEntry, Fold, ModelEntry
 from .checkpoint import Checkpoint, load_checkpoint
 from .embed import embed
-from .errors import InputError
+from .errors import InputError, UsageError
 from .evaluate import Painted, Piece, Scored, pieces_of, score
 from .manifest import prepare_all
 from .metering import Cost, measured
@@ -73,14 +73,25 @@ def folder_of(project: Project, plan: Benchmark) -> Path:
 
 
 def run(
-    project: Project, plan: Benchmark, cache_root: Path, device: str = "auto", progress: Progress = silent
+    project: Project,
+    plan: Benchmark,
+    cache_root: Path,
+    device: str = "auto",
+    progress: Progress = silent,
+    seeds: Sequence[int] = (),
 ) -> Iterator[int]:
     """Do what is not done yet, a seed at a time over all folds, encoders and models: yields how many seeds are done.
 
-    A benchmark that was killed goes on where it was. Raises InputError where samples have different geometries, and
-    what the steps raise.
+    A benchmark that was killed goes on where it was. `seeds` are those of the plan to do, by default all: jobs with
+    different seeds may run side by side in one project once it is embedded, and the last to end scores the ensembles.
+    Raises UsageError for a seed that the plan has not, InputError where samples have different geometries, and what the
+    steps raise.
     """
-    meter = _Meter(folder_of(project, plan) / "steps.json")
+    if unknown := [seed for seed in seeds if seed not in plan.seeds]:
+        raise UsageError(
+            f"the benchmark {plan.name} has no seed {unknown[0]}", f"Its seeds are {', '.join(map(str, plan.seeds))}."
+        )
+    meter = _Meter(folder_of(project, plan) / "steps")
     for request in plan.requests:
         with meter.step("prepare", request.name) as report:
             (done,) = prepare_all(project, [request], plan.geometry, progress=progress)
@@ -116,13 +127,15 @@ def run(
             with meter.step("score", f"{job.name} on {sample.name}") as report:
                 report(_score(project, plan, cache_root, job, sources, sample, baselines, device, progress), "")
 
-    for number, seed in enumerate(plan.seeds):
+    for number, seed in enumerate(seeds or plan.seeds):
         for job in jobs(project, plan, [seed]):
             rate(job, [learn(job)], job.name == _with_baselines(project, plan, job.fold))
         yield number + 1
     if plan.ensemble and len(plan.seeds) > 1:
         for job in jobs(project, plan, [None]):
-            rate(job, [project.checkpoint(replace(job, seed=seed).name) for seed in plan.seeds], False)
+            checkpoints = [project.checkpoint(replace(job, seed=seed).name) for seed in plan.seeds]
+            if all(path.exists() for path in checkpoints):
+                rate(job, checkpoints, False)
 
 
 def jobs(project: Project, plan: Benchmark, seeds: Sequence[int | None]) -> Iterator[Job]:
@@ -157,7 +170,6 @@ def collect(project: Project, plan: Benchmark) -> Results:
                 painted += [replace(one, scenario=job.fold.scenario[sample]) for one in scored.painted]
     if not rows:
         raise InputError(f"nothing has been scored yet in {folder}", "Run `ds2c benchmark` on the file first.")
-    steps = folder / "steps.json"
     left_out = [
         f"{model.name} on {fold.name}: no single-cell counts to learn from"
         for fold in plan.folds
@@ -171,7 +183,7 @@ def collect(project: Project, plan: Benchmark) -> Results:
         np.concatenate(resamples),
         pd.concat(genes, ignore_index=True),
         painted,
-        pd.DataFrame(json.loads(steps.read_text()) if steps.exists() else []),
+        pd.DataFrame(_Meter(folder / "steps").entries()),
         missing,
         left_out,
     )
@@ -311,11 +323,14 @@ def _recipe_of(path: Path) -> str:
 
 
 class _Meter:
-    """Costs of the steps that were done, in a file; a step left alone keeps what it cost when it was done."""
+    """Costs of the steps that were done, a file each; a step left alone keeps what it cost when it was done."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Of all steps, in the order they were done."""
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"), key=_modified)]
 
     @contextmanager
     def step(self, step: str, what: str) -> Iterator[Callable[[bool, str], None]]:
@@ -332,6 +347,9 @@ class _Meter:
             self.record(step, what, cost, told[0])
 
     def record(self, step: str, what: str, cost: Cost, facts: str) -> None:
-        kept = [entry for entry in self.entries if (entry["step"], entry["what"]) != (step, what)]
-        self.entries = [*kept, {"step": step, "what": what, **asdict(cost), "facts": facts}]
-        write_json(self.path, self.entries)
+        name = "".join(c if c.isalnum() or c in "._-" else "-" for c in f"{step}-{what}")
+        write_json(self.folder / f"{name}.json", {"step": step, "what": what, **asdict(cost), "facts": facts})
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns

@@ -70,9 +70,11 @@ def ran(ds2c, painted, home, monkeypatch):
         path = home / "benchmark.toml"
         path.write_text(HEAD + sample(painted, "one") + sample(painted, "two"))
         words = ("benchmark", path, "--project", home / "project", "--cache", home / "cache", "--json")
-        first = ds2c(*words)
+        first = ds2c(*words, "--seed", 1)
         assert first.code == 0, first.err
-        RAN.update(words=words, out=json.loads(first.out))
+        then = ds2c(*words)
+        assert then.code == 0, then.err
+        RAN.update(words=words, out=json.loads(then.out), first=json.loads(first.out))
     return RAN["words"], RAN["out"]
 
 
@@ -94,10 +96,27 @@ def test_it_scores_every_model_on_every_fold_and_seed(ran):
         assert set(image.loc[image["model"] == given, "scenario"]) == {"IS_in", "IS_out", "OOS_in", "OOS_out"}
 
 
+def test_one_seed_may_be_run_alone_and_the_rest_later(ran, ds2c):
+    words, out = ran
+    first = RAN["first"]
+    assert {row["seed"] for row in first["rows"] if row["encoder"]} == {1}
+    assert first["missing"]  # the other seed, and the ensembles
+    assert not out["missing"]
+    alone, together = (
+        [tuple(row.values()) for row in answer["rows"] if row["encoder"] and row["seed"] == 1]
+        for answer in (first, out)
+    )
+    assert alone == together
+    refused = ds2c(*words, "--seed", 7)
+    assert refused.code == 2
+    assert "has no seed 7" in refused.err
+
+
 def test_a_second_run_does_nothing_again(ran, ds2c, monkeypatch, home):
     words, out = ran
     before = {path: path.stat().st_mtime_ns for path in (home / "project").rglob("*.npz")}
-    steps = (home / "project" / "benchmark" / "painted" / "steps.json").read_text()
+    folder = home / "project" / "benchmark" / "painted" / "steps"
+    steps = {path: path.read_text() for path in folder.iterdir()}
 
     def never(*words, **more):
         raise AssertionError("done again")
@@ -107,8 +126,8 @@ def test_a_second_run_does_nothing_again(ran, ds2c, monkeypatch, home):
     assert again.code == 0
     assert json.loads(again.out)["rows"] == out["rows"]
     assert before == {path: path.stat().st_mtime_ns for path in (home / "project").rglob("*.npz")}
-    assert (home / "project" / "benchmark" / "painted" / "steps.json").read_text() == steps
-    costs = pd.DataFrame(json.loads(steps))
+    assert {path: path.read_text() for path in folder.iterdir()} == steps
+    costs = pd.DataFrame(json.loads(text) for text in steps.values())
     assert {"prepare", "embed", "train", "score"} <= set(costs["step"])
     assert (costs["memory_mb"] > 50).all()
 

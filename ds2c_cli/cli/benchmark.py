@@ -16,6 +16,10 @@ def command(
     split_by: Annotated[
         str, typer.Option(help="What a fold keeps whole: donor, patient (as HEST names them) or sample.")
     ] = "",
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Do only this of the file's seeds; may be repeated. For jobs side by side, once embedded."),
+    ] = None,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write the report of what has been scored so far.")
     ] = False,
@@ -47,9 +51,9 @@ def command(
         return
     if not report_only:
         with console.progress() as tell:
-            for done in run(home, plan, cache or default_root(), device, tell):
+            for done in run(home, plan, cache or default_root(), device, tell, seed or ()):
                 report = write_benchmark(home, plan, collect(home, plan))
-                console.note(f"{done} of {len(plan.seeds)} seeds done; {report}")
+                console.note(f"{done} of {len(seed or plan.seeds)} seeds done; {report}")
     results = collect(home, plan)
     report = write_benchmark(home, plan, results)
     for table in tables_of(plan, Board(results), brief=True):
