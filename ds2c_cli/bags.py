@@ -34,6 +34,11 @@ class Bags:
     def n_spots(self) -> int:
         return len(self.tiles)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the embeddings."""
+        return (self.superpixels.features if self.superpixels else self.cells).nbytes + self.tiles.nbytes
+
     def to(self, device: torch.device) -> Bags:
         """All tensors on a device."""
         tensors = ("cells", "area", "inside", "start", "tiles", "around")

@@ -34,6 +34,18 @@ def devices_of(name: str) -> list[torch.device]:
     return devices
 
 
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes fit on the device, with as much again for what is computed from them."""
+    return device.type != "cuda" or 2 * size < torch.cuda.mem_get_info(device)[0]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16, which then are several times as fast."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def device_of(name: str) -> torch.device:
     """The one device of a step that uses one: the first."""
     return devices_of(name)[0]

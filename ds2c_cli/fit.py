@@ -16,6 +16,7 @@ from scipy import sparse
 from torch.optim.swa_utils import AveragedModel
 
 from .bags import Bags
+from .device import has_room, multiplies_bfloat16
 from .errors import InputError
 from .expression import log_share
 from .models import SpotModel
@@ -45,14 +46,18 @@ def fit(
 ) -> np.ndarray:
     """Train in place, Adam on the model's loss; ends with the best weights on `stop`.
 
+    All embeddings are kept on the device where they fit, else batches are sent there. With mixed precision the layers'
+    products are of bfloat16 while learning; weights, losses and what is judged on `stop` are of single precision.
     Returns the loss on `learn` and on `stop` of every epoch: (epochs, 2).
     """
     model.to(device)
-    bags = bags.to(device)
+    if has_room(device, bags.size):
+        bags = bags.to(device)
+    mixed = uses_mixed_precision(settings, device)
     measured = labels.spots.to(device)
     # No epoch is spent on finding every gene's mean.
     model.start_at(measured.at(torch.from_numpy(learn).to(device)), _cells_a_spot(bags, learn))
-    optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
     average = AveragedModel(model, avg_fn=_moving_average(model.averaged))
     judged = cast(SpotModel, average.module)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -61,7 +66,9 @@ def fit(
     began = time.perf_counter()
     for epoch in range(settings.epochs):
         model.train()
-        learned = one_pass(model, bags, labels, measured, torch.from_numpy(learn), size, generator, optimiser, average)
+        learned = one_pass(
+            model, bags, labels, measured, torch.from_numpy(learn), size, generator, optimiser, average, mixed
+        )
         judged.eval()
         with torch.inference_mode():
             stopped = one_pass(judged, bags, labels, measured, torch.from_numpy(stop), size)
@@ -94,17 +101,21 @@ def one_pass(
     generator: torch.Generator | None = None,
     optimiser: torch.optim.Optimizer | None = None,
     average: AveragedModel | None = None,
+    mixed: bool = False,
 ) -> float:
     """Once over the spots, learning where there is an optimiser: the mean loss."""
     order = spots[torch.randperm(len(spots), generator=generator)] if generator else spots
     total, number = 0.0, 0
+    device = measured.log.device
     for rows in order.to(bags.tiles.device).split(size):
-        bag = bags.batch(rows)
-        found = measured.at(rows)
+        bag = bags.batch(rows).to(device)
+        found = measured.at(rows.to(device))
         if labels.cells is not None:
             cells, spot_of = bags.cell_index(rows)
-            found = _of_cells(labels.cells, cells, found.at(spot_of))
-        loss, weight = model.loss(bag, found), len(found.log)
+            found = _of_cells(labels.cells, cells, found.at(spot_of.to(device)))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):  # left at every step: it keeps cast weights
+            loss = model.loss(bag, found)
+        weight = len(found.log)
         if optimiser is not None:
             optimiser.zero_grad()
             loss.backward()
@@ -115,6 +126,11 @@ def one_pass(
     return total / max(number, 1)
 
 
+def uses_mixed_precision(settings: Training, device: torch.device) -> bool:
+    """What the settings say of the device, which by default is asked itself."""
+    return settings.mixed_precision == "on" or (settings.mixed_precision == "auto" and multiplies_bfloat16(device))
+
+
 def _moving_average(steps: int) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | int], torch.Tensor]:
     """Of the first steps the mean, then the exponential moving average over so many."""
     return lambda mean, value, number: mean.lerp(value, max(1 / steps, 1 / (int(number) + 1)))
@@ -123,7 +139,7 @@ def _moving_average(steps: int) -> Callable[[torch.Tensor, torch.Tensor, torch.T
 def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: Measured) -> Measured:
     """The same of single cells (rows of the counts), each as a share of its spot."""
     share = log_share(counts[cells.cpu().numpy()].toarray(), spots.total[:, 0].cpu().numpy())
-    return replace(spots, log=torch.from_numpy(share).to(cells.device))
+    return replace(spots, log=torch.from_numpy(share).to(spots.log.device))
 
 
 def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:

@@ -126,6 +126,8 @@ class Training:
     # that and the tiles around it), and how the paper's form makes one vector of a spot's cells.
     context: Context = "neighbours"
     pooling: Pooling = "sum"
+    # Products of bfloat16 while learning, where the device has them (auto); results are the same (docs/research.md).
+    mixed_precision: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:

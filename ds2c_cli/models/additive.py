@@ -101,9 +101,8 @@ class Additive(SpotModel):
 
     def _surprise(self, measured: Measured, rates: list[torch.Tensor]) -> torch.Tensor:
         """Minus the mean log likelihood of what was measured, mean over the rates (n, G) given."""
-        counts, size = measured.counts, self.log_size.exp()
-        means = ((measured.depth * of_member).clamp(min=1e-7) for of_member in rates)
-        return -torch.stack([log_negative_binomial(counts, mean, size).mean() for mean in means]).mean()
+        means = (measured.depth * torch.stack(rates)).clamp(min=1e-7)  # (networks, n, G)
+        return -log_negative_binomial(measured.counts, means, self.log_size.exp()).mean()
 
     def _size(self, total: torch.Tensor) -> torch.Tensor:
         """(S, 1): what all genes' rates of a spot add up to."""

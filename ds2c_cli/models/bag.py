@@ -57,5 +57,6 @@ class Bag:
 
 
 def segment_sum(values: torch.Tensor, segment: torch.Tensor, n: int) -> torch.Tensor:
-    """Rows of values (C, g) summed by segment (C,): (n, g)."""
+    """Rows of values (C, g) summed by segment (C,): (n, g), in single precision whatever the values are of."""
+    values = values.float()
     return values.new_zeros((n, values.shape[1])).index_add_(0, segment, values)

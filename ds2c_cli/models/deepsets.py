@@ -50,7 +50,7 @@ class DeepSets(nn.Module):
         weight, bias = self.rho.get_parameter("0.weight"), self.rho.get_parameter("0.bias")
         of_cell, of_context = weight.split([self.width, (self.parts - 1) * self.width], dim=1)
         cells = F.linear(self.phi_cell(bag.cells), of_cell, bias)  # (C, H)
-        return self.rho[1:](cells + F.linear(self.context(bag), of_context)[bag.spot_of])
+        return self.rho[1:](cells + F.linear(self.context(bag), of_context)[bag.spot_of]).float()
 
 
 class Paper(DeepSets, SpotModel):
@@ -79,7 +79,7 @@ class Paper(DeepSets, SpotModel):
 
     def spot(self, bag: Bag) -> torch.Tensor:
         if self.pooling == "gru":
-            return F.softplus(self.rho(self._last_state(bag)))
+            return F.softplus(self.rho(self._last_state(bag)).float())
         member = bag.inside
         number = torch.bincount(bag.spot_of[member], minlength=bag.n_spots).unsqueeze(1)  # (S, 1)
         # phi's last layer is linear: it is applied once to the sum, not to every cell.
@@ -87,7 +87,7 @@ class Paper(DeepSets, SpotModel):
         weight, bias = self.phi_cell.get_parameter("3.weight"), self.phi_cell.get_parameter("3.bias")
         cells = F.linear(hidden, weight) + number * bias  # (S, H)
         pooled = torch.cat([cells, number * self.context(bag)], 1)  # (S, 3H)
-        return F.softplus(self.rho(pooled / number.clamp(min=1) if self.pooling == "mean" else pooled))
+        return F.softplus(self.rho(pooled / number.clamp(min=1) if self.pooling == "mean" else pooled).float())
 
     def cell(self, bag: Bag) -> torch.Tensor:
         if self.pooling == "gru":

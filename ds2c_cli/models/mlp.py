@@ -17,7 +17,7 @@ class Mlp(SpotModel):
         self.network = mlp(dimension, hidden, genes, dropout)
 
     def spot(self, bag: Bag) -> torch.Tensor:
-        return F.softplus(self.network(bag.tiles[bag.own]))
+        return F.softplus(self.network(bag.tiles[bag.own]).float())
 
     def cell(self, bag: Bag) -> torch.Tensor:
         return torch.expm1(F.softplus(self.network(bag.cells)))

@@ -31,7 +31,7 @@ class SuperpixelModel(SpotModel):
 
     def rates(self, superpixels: SuperpixelBag) -> torch.Tensor:
         """(core, G) non-negative, per 10,000: ELU + 1, which is never negative, relative to the gene's mean."""
-        return self.scale * (F.elu(self.read_superpixels(superpixels)) + 1)
+        return self.scale * (F.elu(self.read_superpixels(superpixels).float()) + 1)
 
     def spot(self, bag: Bag) -> torch.Tensor:
         of = _superpixels(bag)
