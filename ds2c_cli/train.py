@@ -20,7 +20,7 @@ from .device import device_of
 from .embed import check_shards
 from .errors import InputError, UsageError
 from .expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
-from .fit import Labels, draw_loss, fit
+from .fit import Labels, draw_loss, fit, uses_mixed_precision
 from .geometry import hold_out_blocks
 from .io.counts import Counts
 from .models import MODELS
@@ -123,6 +123,7 @@ def train(
     checkpoint = Checkpoint(model, centre, spread, mean_area, about)
     history = fit(checkpoint.model, checkpoint.standardise(bags), labels, learn, stop, settings, where, progress)
     best = int(np.argmin(history[:, 1]))
+    about["mixed_precision"] = uses_mixed_precision(settings, where)
     about |= {"epochs": len(history), "best_epoch": best + 1, "best_loss": float(history[best, 1])}
     checkpoint.save(path)
     draw_loss(path.with_suffix(".png"), history, best, path.stem)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ds2c_cli.bags import Bags
+from ds2c_cli.checkpoint import build_model
 from ds2c_cli.expression import log_share
-from ds2c_cli.fit import Labels, _moving_average, fit
+from ds2c_cli.fit import Labels, _moving_average, fit, uses_mixed_precision
 from ds2c_cli.models import MODELS
 from ds2c_cli.models.base import Measured
 from ds2c_cli.settings import Training
@@ -75,6 +76,59 @@ def test_what_is_kept_is_what_was_best_on_held_out_spots(mixed):
     with torch.no_grad():
         losses = [model.loss(bags.batch(rows), measured.at(rows)).item() * len(rows) for rows in held.split(32)]
     assert sum(losses) / len(held) == pytest.approx(history[:, 1].min(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"model": "additive"},
+        {"model": "mlp"},
+        {"model": "paper"},
+        {"model": "paper", "pooling": "mean"},
+        {"model": "paper", "pooling": "gru"},
+    ],
+)
+def test_mixed_precision_learns_the_same(mixed, shape):
+    bags, measured, _ = mixed
+    rows = np.arange(bags.n_spots)
+    found = []
+    for words in ("off", "on"):
+        settings = Training(
+            **shape, hidden=16, learning_rate=5e-3, batch_spots=32, epochs=15, patience=100, mixed_precision=words
+        )
+        torch.manual_seed(0)
+        model = build_model(settings, 3, PROFILES.shape[1])
+        history = fit(
+            model, bags, Labels(measured), rows[rows % 6 > 0], rows[rows % 6 == 0], settings, torch.device("cpu")
+        )
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        with torch.no_grad():
+            found.append((history[:, 1], model.spot(bags.batch(torch.arange(bags.n_spots))).numpy()))
+    (exact, exact_spots), (near, near_spots) = found
+    assert not np.array_equal(exact, near)  # bfloat16 was at work
+    assert near.min() < exact[0]  # and it learned
+    assert np.corrcoef(exact_spots.ravel(), near_spots.ravel())[0, 1] > 0.99
+
+
+def test_mixed_precision_is_asked_of_the_device(monkeypatch):
+    cpu = torch.device("cpu")
+    for there in (True, False):
+        monkeypatch.setattr("ds2c_cli.fit.multiplies_bfloat16", lambda device, there=there: there)
+        said = [uses_mixed_precision(Training(mixed_precision=words), cpu) for words in ("auto", "on", "off")]
+        assert said == [there, True, False]
+
+
+def test_a_device_without_room_for_all_is_sent_batches(mixed, monkeypatch):
+    bags, measured, _ = mixed
+    _, history = fitted(bags, measured, epochs=3)
+    sizes = []
+    monkeypatch.setattr("ds2c_cli.fit.has_room", lambda device, size: sizes.append(size))
+    moved = []
+    monkeypatch.setattr(Bags, "to", lambda self, device: moved.append(device))
+    _, again = fitted(bags, measured, epochs=3)
+    assert sizes == [4 * 3 * (len(bags.cells) + len(bags.tiles))]
+    assert not moved
+    np.testing.assert_array_equal(history, again)
 
 
 def test_the_average_of_weights():

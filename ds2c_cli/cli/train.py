@@ -49,6 +49,9 @@ def command(
         str | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="Of --model paper over a spot's cells: sum, mean, gru.")] = None,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="Learn with products of bfloat16: on, off, or auto where the device has them.")
+    ] = None,
     encoder: EncoderOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = "auto",
@@ -72,7 +75,7 @@ def command(
     flags = {
         "model": model, "seed": seed, "genes": genes, "epochs": epochs, "patience": patience,
         "learning_rate": learning_rate, "hidden": hidden, "dropout": dropout, "batch_spots": batch_spots,
-        "context": context, "pooling": pooling,
+        "context": context, "pooling": pooling, "mixed_precision": mixed_precision,
     }  # fmt: skip
     settings = home.settings(Training, flags)
     features = MODELS[settings.model].features if settings.model in MODELS else None
