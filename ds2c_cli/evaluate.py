@@ -16,21 +16,19 @@ from scipy import sparse
 from . import schema
 from .bags import load_bags
 from .checkpoint import Checkpoint, load_checkpoint
-from .deconvolve import Multipliers
+from .deconvolve import Multipliers, add_member_rates, given_spots
 from .errors import InputError
 from .expression import log_share
 from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
-from .models.bag import segment_sum
 from .models.baselines import BASELINES, SEE_SPOT, Baseline
-from .predict import cache_for, check_fit, chunks, share_out, spot_groups
+from .predict import MOST_HELD, cache_for, check_fit, chunks, spot_groups
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
 from .settings import Geometry
 from .train import CELL_SUPERVISED
 
-MOST_HELD = 150_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
 SEES_SPOT = "+ spot"  # added to a model's name where it was given the measured spot (DESIGN 8, deconvolve)
 
 
@@ -182,14 +180,10 @@ def score(
     for piece in pieces():
         table.add(label, piece)
         if truth.cells is not None:
-            member = torch.from_numpy(piece.inside)
-            spot_of = torch.from_numpy(piece.spot_of - piece.spots[0])[member]
             assert piece.rates is not None
-            total = segment_sum(torch.from_numpy(piece.rates)[member], spot_of, len(piece.spots))
-            rates[piece.spots] = total.numpy()
+            add_member_rates(rates, torch.from_numpy(piece.rates), piece.spot_of, piece.inside)
     if truth.cells is not None:
-        known = np.flatnonzero((truth.totals > 0) & (rates.sum(1) > 0))
-        around = Multipliers(sample.spots[["x", "y"]].to_numpy()[known], truth.spots[known].toarray(), rates[known])
+        around = Multipliers(sample.spots[["x", "y"]].to_numpy(), truth.spots, rates)
         for piece in pieces():
             table.add(f"{label} {SEES_SPOT}", _deconvolved(piece, truth, around), spot_level=False)
     if baselines:
@@ -328,19 +322,13 @@ def _on_panel(counts: Counts, genes: Sequence[str]) -> sparse.csr_matrix:
 
 
 def _deconvolved(piece: Piece, truth: Truth, around: Multipliers) -> Piece:
-    """The same prediction, given the measured spots: their counts shared out over the members, and the rates of the
-    cells outside multiplied by what the spots around them say."""
-    member = piece.inside
-    local = piece.spot_of[member] - piece.spots[0]
-    counts = torch.from_numpy(truth.spots[piece.spots].toarray().astype(np.float32))
-    rates = piece.rates
-    assert rates is not None
-    shared = share_out(torch.from_numpy(rates[member]), torch.from_numpy(local), counts).numpy()
-    share = np.empty_like(piece.share)
-    share[member] = log_share(shared, truth.totals[piece.spot_of[member]])
-    places = truth.sample.cells[["x", "y"]].to_numpy()[piece.cells[~member]]
-    share[~member] = np.log1p(rates[~member] * around.at(places))
-    return Piece(piece.spots, piece.cells, piece.spot_of, member, share, None)
+    """The same prediction, given the measured spots."""
+    assert piece.rates is not None
+    counts = truth.spots[piece.spots].toarray().astype(np.float32)
+    places = truth.sample.cells[["x", "y"]].to_numpy()[piece.cells]
+    spot_of = piece.spot_of - piece.spots[0]
+    share = given_spots(torch.from_numpy(piece.rates), spot_of, piece.inside, counts, places, around)
+    return Piece(piece.spots, piece.cells, piece.spot_of, piece.inside, torch.log1p(share).numpy(), None)
 
 
 def _baseline(predict: Baseline, truth: Truth) -> Iterator[Piece]:

@@ -14,13 +14,13 @@ from . import __version__, schema
 from .bags import Bags, load_bags
 from .cache import Cache
 from .checkpoint import Checkpoint, load_checkpoint
+from .deconvolve import Multipliers, add_member_rates, given_spots
 from .device import device_of
 from .embed import Embedded, embed, tiles_of
 from .errors import InputError, UsageError
 from .expression import select_genes
 from .io.predictions import create_predictions, recorded_recipe, write_column
 from .models import SpotModel
-from .models.bag import segment_sum
 from .progress import Progress, silent
 from .project import Project, Sample, must_run, recipe_hash, replacing
 from .schema import TARGET_SUM
@@ -28,6 +28,7 @@ from .settings import Embedding
 
 Mode = Literal["predict", "deconvolve"]
 CELLS_AT_ONCE = 8192
+MOST_HELD = 150_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
 VALUES_AT_ONCE = 1 << 24  # cells times genes: 64 MB a matrix, of which there are about ten at a time
 
 
@@ -71,7 +72,8 @@ def predict(
 ) -> list[Predicted]:
     """Predict every cell of the samples, embedding what is missing first, and write one AnnData a sample (DESIGN 7).
 
-    `deconvolve` shares the measured counts of each spot out over its members; `uncertainty` adds a layer with the SD of
+    `deconvolve` shares the measured counts of each spot out over its members, and corrects the shares of the cells
+    outside by what the spots around them say of the model's error; `uncertainty` adds a layer with the SD of
     what `spot_share` is the mean of. Raises InputError when a sample's
     geometry is not the checkpoint's, WeightsError when its encoder cannot be had here.
     """
@@ -167,18 +169,6 @@ def spot_groups(start: np.ndarray, genes: int) -> list[np.ndarray]:
     return np.split(np.arange(len(start) - 1), np.flatnonzero(np.diff(start[:-1] // at_once)) + 1)
 
 
-def share_out(share: torch.Tensor, spot_of: torch.Tensor, spot_counts: torch.Tensor) -> torch.Tensor:
-    """Observed counts (s, G) shared out over the members (c, G) of their spots in proportion to their rates.
-
-    c_jg = s_g * r_jg / sum_k r_kg; evenly where all rates are zero. The members of a spot add up to the spot.
-    """
-    total = segment_sum(share, spot_of, len(spot_counts))
-    number = torch.bincount(spot_of, minlength=len(spot_counts)).clamp(min=1).unsqueeze(1).to(share.dtype)
-    known = total[spot_of] > 0
-    part = torch.where(known, share / torch.where(known, total[spot_of], 1), 1 / number[spot_of])
-    return part * spot_counts[spot_of]
-
-
 def _predict_sample(
     checkpoint: Checkpoint,
     sample: Sample,
@@ -197,6 +187,18 @@ def _predict_sample(
         measured = sample.spot_counts()
         counts = select_genes(measured.matrix, measured.genes, checkpoint.genes)
     centre = cells[["x", "y"]].to_numpy()
+
+    def parts() -> Iterator[Chunk]:
+        return chunks(checkpoint, bags, device, uncertainty)
+
+    if counts is not None:
+        if len(cells) * len(checkpoint.genes) < MOST_HELD:
+            held = list(parts())
+            parts = lambda: iter(held)  # noqa: E731
+        rates = np.zeros(counts.shape, np.float32)
+        for chunk in parts():
+            add_member_rates(rates, chunk.share, chunk.spots[chunk.spot_of], chunk.inside)
+        around = Multipliers(sample.spots[["x", "y"]].to_numpy(), counts, rates)
     obs = cells.drop(columns="cell_id").set_index(cells["cell_id"].astype(str).to_numpy())
     if counts is not None:
         obs["deconvolved"] = obs["inside"]
@@ -216,18 +218,14 @@ def _predict_sample(
         replacing(path) as part,
         create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None, uncertainty) as out,
     ):
-        for chunk in chunks(checkpoint, bags, device, uncertainty):
+        for chunk in parts():
             share, share_log = chunk.share, chunk.share_log
             if counts is not None:
-                member = torch.from_numpy(chunk.inside)
-                spot_counts = torch.from_numpy(counts[chunk.spots].toarray().astype(np.float32))
-                spot_of = torch.from_numpy(chunk.spot_of)
-                shared = share_out(share[member], spot_of[member], spot_counts)
-                totals = spot_counts.sum(1, keepdim=True)[spot_of[member]]
-                share[member] = TARGET_SUM * shared / totals.clamp(min=1)
-                share_log[member] = torch.log1p(share[member])
-                rows = np.full(chunk.share.shape, np.nan, np.float32)  # a cell outside the spots was not measured
-                rows[chunk.inside] = shared.numpy()
+                spot_counts = counts[chunk.spots].toarray().astype(np.float32)
+                share = given_spots(share, chunk.spot_of, chunk.inside, spot_counts, centre[chunk.cells], around)
+                share_log = torch.log1p(share)
+                rows = share.numpy() * spot_counts.sum(1, keepdims=True)[chunk.spot_of] / TARGET_SUM
+                rows[~chunk.inside] = np.nan  # a cell outside the spots was not measured
                 out[schema.LAYER_COUNTS].write(chunk.cells, rows)
                 number += int(chunk.inside.sum())
             out[schema.LAYER_SPOT_SHARE].write(chunk.cells, share_log.numpy())

@@ -13,12 +13,12 @@ from scipy import sparse
 
 from ds2c_cli.bags import Bags, load_bags
 from ds2c_cli.cache import Cache, tile_keys
+from ds2c_cli.deconvolve import share_out
 from ds2c_cli.embed import embed
 from ds2c_cli.material import Sources
 from ds2c_cli.models import MODELS
 from ds2c_cli.models.bag import segment_sum
 from ds2c_cli.models.baselines import area_split, even_split
-from ds2c_cli.predict import share_out
 from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Embedding, Geometry

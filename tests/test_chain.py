@@ -179,6 +179,10 @@ def test_deconvolved_cells_add_up_to_their_spot(ds2c, trained):
     inside = prediction.obs["inside"].to_numpy()
     counts = prediction.layers["counts"]
     assert np.isnan(counts[~inside]).all()
+    assert ds2c("predict", "two", "--checkpoint", "additive").code == 0
+    plain = anndata.read_h5ad(trained / "predictions" / "additive" / "two.h5ad")
+    assert np.isfinite(prediction.X).all()
+    assert not np.allclose(prediction.X[~inside], plain.X[~inside], atol=1e-3)  # corrected by the spots around
     total = np.zeros(spots.shape)
     np.add.at(total, prediction.obs["spot"].to_numpy()[inside], counts[inside])
     assert np.allclose(total, spots.X.toarray(), atol=1e-2, rtol=1e-4)

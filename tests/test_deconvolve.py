@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from scipy import sparse
 
-from ds2c_cli.deconvolve import NEAREST, Multipliers
+from ds2c_cli.deconvolve import NEAREST, Multipliers, given_spots
 
 CENTRES = np.array([[x * 100.0, y * 100.0] for y in range(5) for x in range(5)])
 
@@ -17,13 +19,13 @@ def case(seed=0, total=100_000):
     factor = np.array([0.5, 2, 1, 1, 3, 0.2])
     rates = share / factor
     rates = 1e4 * rates / rates.sum(1, keepdims=True)
-    return total * share, rates
+    return sparse.csr_matrix(total * share), rates
 
 
 def test_a_spots_own_multiplier_turns_its_rates_into_its_counts():
     counts, rates = case()
     alone = Multipliers(CENTRES[:1], counts[:1], rates[:1]).at(CENTRES[:1] + 7)
-    np.testing.assert_allclose(alone * rates[:1], 1e4 * counts[:1] / counts[:1].sum(), rtol=1e-3)
+    np.testing.assert_allclose(alone * rates[:1], 1e4 * counts[:1].toarray() / counts[:1].sum(), rtol=1e-3)
 
 
 def test_how_large_rates_are_all_in_all_does_not_matter():
@@ -51,7 +53,7 @@ def test_between_spots_it_is_their_weighted_geometric_mean():
 
 def test_a_gene_a_spot_missed_is_not_declared_absent():
     counts, rates = case(total=300)
-    counts[:, 0] = 0
+    counts = sparse.csr_matrix(counts.toarray() * [0, 1, 1, 1, 1, 1])
     found = Multipliers(CENTRES, counts, rates).at(CENTRES)
     assert (found > 0).all()
     assert np.isfinite(found).all()
@@ -63,3 +65,33 @@ def test_a_place_far_from_every_spot_has_one_all_the_same():
     assert np.isfinite(far).all()
     nearest = Multipliers(CENTRES[[24]], counts[[24]], rates[[24]]).at(np.zeros((1, 2)))
     assert far == pytest.approx(nearest, rel=0.2)
+
+
+def test_spots_without_counts_or_members_say_nothing():
+    counts, rates = case()
+    counts = counts.toarray()
+    counts[3], rates[4] = 0, 0
+    known = np.delete(np.arange(25), [3, 4])
+    points = np.array([[280.0, 10.0], [410.0, 20.0]])
+    whole = Multipliers(CENTRES, sparse.csr_matrix(counts), rates).at(points)
+    np.testing.assert_allclose(
+        whole, Multipliers(CENTRES[known], sparse.csr_matrix(counts[known]), rates[known]).at(points)
+    )
+    assert (Multipliers(CENTRES, sparse.csr_matrix(counts.shape), rates).at(points) == 1).all()
+
+
+def test_given_its_spots_a_wrong_model_is_right_outside_them_too():
+    counts, rates = case(2)
+    random = np.random.default_rng(0)
+    spot_of = np.repeat(np.arange(25), 4)
+    inside = np.arange(100) % 4 > 0  # of every four cells one lies outside
+    part = random.dirichlet(np.ones(3), 25)[:, :, None] * rates[:, None]  # members, who add up to their spot's rates
+    share = np.concatenate([rates[:, None], part], 1).reshape(100, 6)
+    around = Multipliers(CENTRES, counts, rates)
+    given = given_spots(
+        torch.from_numpy(share), spot_of, inside, counts.toarray(), CENTRES[spot_of] + [20, 0], around
+    ).numpy()
+    truth = 1e4 * counts.toarray() / counts.sum(1)
+    np.testing.assert_allclose(given[inside].reshape(25, 3, 6).sum(1), truth, rtol=1e-6)
+    before, after = (np.std(np.log(x[~inside]) - np.log(truth)) for x in (share, given))
+    assert after < before / 2
