@@ -12,8 +12,9 @@ demo: $(VENV)/installed  ## the whole chain on two generated slides, ends with a
 
 install: $(VENV)/installed
 
+# A file of tests stays on one process, where it shares its fixtures; a thread for each, or torch's get in one another's way.
 test: $(VENV)/installed-for-tests lint  ## lint, types and every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
