@@ -59,7 +59,8 @@ class Additive(SpotModel):
 
     def totals(self, rates: torch.Tensor, bag: Bag) -> torch.Tensor:
         """(S, G): the rates (C, G) of the members summed over each spot."""
-        return segment_sum(rates[bag.inside], bag.spot_of[bag.inside], bag.n_spots)
+        spot_of = torch.where(bag.inside, bag.spot_of, bag.n_spots)  # others go to a row of their own: no copy of rates
+        return segment_sum(rates, spot_of, bag.n_spots + 1)[:-1]
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
         """Minus the mean log likelihood of the spots' counts; in training that of the networks one by one."""
