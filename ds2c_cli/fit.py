@@ -87,7 +87,10 @@ def fit(
             progress(f"train {settings.model}", settings.epochs, settings.epochs, facts)
             break
     model.load_state_dict(best_state)
-    model.eval().to("cpu")
+    model.eval()
+    parts = torch.from_numpy(stop).to(bags.tiles.device).split(size)
+    model.settle((bags.batch(rows).to(device), measured.at(rows.to(device))) for rows in parts)
+    model.to("cpu")
     return np.array(history)
 
 

@@ -292,6 +292,31 @@ def test_a_cells_log_is_expected_at_the_depth_of_its_spot(bag):
     assert (read.share_log <= torch.log1p(read.share) + 1e-4).all()  # Jensen
 
 
+def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag):
+    model = model_of("additive")
+    model.depth.fill_(300.0)
+    model.typical_total.fill_(2.0)
+    predicted = model.totals(model.rates(bag), bag).sum(1, keepdim=True)[[0, 2]]  # the other has no member
+    log = torch.zeros(2, G)
+    for power, found in ((0.4, 0.4), (1.7, 1.0), (-1.0, 0.0)):
+        measured = Measured(log, 700 * predicted**power, torch.full((2, 1), 300.0))
+        filled = replace(bag, own=bag.own[[0, 2]], around=bag.around[[0, 2]], spot_of=bag.spot_of // 2)
+        filled = replace(filled, inside=bag.inside & (bag.spot_of != 1))
+        model.settle([(filled, measured)])
+        assert model.reliability.item() == pytest.approx(found, abs=1e-3)
+        counts = 300 * 2 * (predicted / 2) ** found
+        read, rates = model.read(bag), model.rates(bag)
+        composition = model.totals(rates, bag)[[0, 2]] / predicted
+        torch.testing.assert_close(
+            read.spot_log[[0, 2]], expected_log(composition * counts, counts), rtol=1e-4, atol=1e-3
+        )
+        torch.testing.assert_close(read.share, model.cell(bag))  # what adds up is left alone
+    alike = Measured(log[:1], torch.ones(1, 1), torch.ones(1, 1))
+    one = replace(filled, own=filled.own[:1], around=filled.around[:1], spot_of=torch.zeros_like(filled.spot_of))
+    model.settle([(one, alike)])  # a single spot tells nothing
+    assert model.reliability == 1
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 20), st.integers(1, 5))
 def test_shared_out_counts_add_up_to_the_spot(seed, n_cells, n_spots):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, cast
 
 import torch
@@ -37,6 +37,7 @@ class Additive(SpotModel):
     averaged: ClassVar[int] = 50
     depth: torch.Tensor  # counts of a typical spot of the training samples
     typical_total: torch.Tensor  # what the rates of a spot add up to in the mean, for cells whose spot has no member
+    reliability: torch.Tensor  # 0..1: how far logs of totals follow the predicted ones on held-out spots
 
     def __init__(self, dimension: int, genes: int, hidden: int, dropout: float, **options: Any) -> None:
         super().__init__()
@@ -44,6 +45,7 @@ class Additive(SpotModel):
         self.log_size = nn.Parameter(torch.ones(genes))  # of the negative binomial: variance = mean + mean^2 / size
         self.register_buffer("depth", torch.tensor(TARGET_SUM))
         self.register_buffer("typical_total", torch.tensor(1.0))
+        self.register_buffer("reliability", torch.tensor(1.0))
 
     def rates(self, bag: Bag) -> torch.Tensor:
         """(C, G) of each cell, in proportion to its area; those of a typical spot add up to about 1."""
@@ -67,8 +69,7 @@ class Additive(SpotModel):
         return self._surprise(measured, [self.totals(rates, bag) for rates in self._learning(bag)])
 
     def spot(self, bag: Bag) -> torch.Tensor:
-        total = self.totals(self.rates(bag), bag)
-        return expected_log(self.depth * total, self.depth * total.sum(1, keepdim=True))
+        return self.read(bag).spot_log
 
     def cell(self, bag: Bag) -> torch.Tensor:
         rates = self.rates(bag)
@@ -78,17 +79,19 @@ class Additive(SpotModel):
         rates = self.rates(bag)
         total = self.totals(rates, bag)
         size = self._size(total)
-        of_cell = self.depth * size[bag.spot_of]
+        counts = self._counts(size)
+        unit = counts / size
         return Reading(
             self._share(rates, total, bag),
-            expected_log(self.depth * rates, of_cell),
-            expected_log(self.depth * total, self.depth * size),
+            expected_log(rates * unit[bag.spot_of], counts[bag.spot_of]),
+            expected_log(total * unit, counts),
         )
 
     def spread(self, bag: Bag) -> torch.Tensor:
         rates = self.rates(bag)
-        of_cell = self.depth * self._size(self.totals(rates, bag))[bag.spot_of]
-        return log_spread(self.depth * rates, of_cell, self.log_size.exp())
+        size = self._size(self.totals(rates, bag))
+        counts = self._counts(size)
+        return log_spread(rates * (counts / size)[bag.spot_of], counts[bag.spot_of], self.log_size.exp())
 
     def start_at(self, measured: Measured, cells_a_spot: float) -> None:
         counts, unit = measured.counts.sum(0), measured.depth.mean()
@@ -96,6 +99,17 @@ class Additive(SpotModel):
             set_last_bias(member.rho, torch.log((counts + 0.5) / measured.depth.sum() / cells_a_spot))
         self.depth.copy_(unit)
         self.typical_total.copy_(counts.sum() / measured.depth.sum())
+
+    @torch.no_grad()
+    def settle(self, held_out: Iterable[tuple[Bag, Measured]]) -> None:
+        """The slope of measured on predicted log totals: near 1 where the image tells how much a spot counts."""
+        pairs = []
+        for bag, measured in held_out:
+            size = self._size(self.totals(self.rates(bag), bag))
+            pairs.append(torch.cat([size, measured.total.clamp(min=1) / measured.depth], 1).log())
+        predicted, found = (torch.cat(pairs) - torch.cat(pairs).mean(0)).T
+        slope = (predicted * found).sum() / (predicted**2).sum()
+        self.reliability.copy_(torch.where(torch.isfinite(slope), slope.clamp(0, 1), 1.0))
 
     def _learning(self, bag: Bag) -> list[torch.Tensor]:
         return list(self.rates_by_member(bag)) if self.training else [self.rates(bag)]
@@ -109,6 +123,13 @@ class Additive(SpotModel):
         """(S, 1): what all genes' rates of a spot add up to."""
         size = total.sum(1, keepdim=True)
         return torch.where(size > 0, size, self.typical_total).clamp(min=1e-12)
+
+    def _counts(self, size: torch.Tensor) -> torch.Tensor:
+        """(S, 1): the counts of a spot that its total (S, 1) lets expect, shrunk to the typical spot's.
+
+        A log of counts depends on how many there are, so totals that are but guessed would be noise in every gene.
+        """
+        return self.depth * self.typical_total * (size / self.typical_total) ** self.reliability
 
     def _share(self, rates: torch.Tensor, total: torch.Tensor, bag: Bag) -> torch.Tensor:
         return TARGET_SUM * rates / self._size(total)[bag.spot_of]

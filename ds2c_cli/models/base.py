@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -69,6 +70,9 @@ class SpotModel(nn.Module):
     @abstractmethod
     def start_at(self, measured: Measured, cells_a_spot: float) -> None:
         """Set the last bias so that every gene starts at its mean over the training spots."""
+
+    def settle(self, held_out: Iterable[tuple[Bag, Measured]]) -> None:
+        """Set what the spots that stopped the training tell once the weights are found; most models have no such."""
 
     def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
         """What training makes small: the mean squared error of the spots' log expression."""
