@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import socket
 import sys
 import threading
@@ -17,7 +18,8 @@ from types import SimpleNamespace
 import pytest
 
 from ds2c_cli import doctor, schema
-from ds2c_cli.doctor import GIB, Asked, examine
+from ds2c_cli.doctor import Asked, examine
+from ds2c_cli.doctor.answers import GIB
 from ds2c_cli.encoders import RECIPES
 
 GATED = [recipe for recipe in RECIPES.values() if recipe.access == "gated"]
@@ -41,8 +43,8 @@ def here(tmp_path, monkeypatch, root, scratch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(doctor, "NVIDIA", tmp_path / "nvidia0")
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor.machine, "NVIDIA", tmp_path / "nvidia0")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     mounts(monkeypatch, tmp_path, {"/": "ext4"})
     disk(monkeypatch)
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -62,13 +64,13 @@ def mounts(monkeypatch, folder: Path, kinds: dict[str, str]) -> None:
     """A machine with these mount points."""
     lines = [f"1 2 0:1 / {point.replace(' ', chr(92) + '040')} rw - {kind} x rw" for point, kind in kinds.items()]
     (folder / "mountinfo").write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(doctor, "MOUNTS", folder / "mountinfo")
+    monkeypatch.setattr(doctor.places, "MOUNTS", folder / "mountinfo")
 
 
 def disk(monkeypatch, free: int = 100 * GIB, inodes: int = 10**6, files: int = 10**7) -> None:
     """A machine whose disks all have this much left."""
     facts = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_favail=inodes, f_files=files)
-    monkeypatch.setattr(doctor.os, "statvfs", lambda path: facts)
+    monkeypatch.setattr(os, "statvfs", lambda path: facts)
 
 
 def look(check: str, **asked) -> doctor.Finding | None:
@@ -127,7 +129,7 @@ def test_a_failure_is_exit_code_1_and_comes_with_a_remedy(ds2c, root):
 
 def test_a_warning_is_exit_code_0(ds2c, monkeypatch, only):
     only("encoding")
-    monkeypatch.setattr(doctor.sys, "getfilesystemencoding", lambda: "ascii")
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     ran = ds2c("doctor")
     assert ran.code == 0
     assert "hint: encoding: export LC_ALL=C.UTF-8" in ran.err
@@ -137,7 +139,7 @@ def test_a_check_that_breaks_is_a_failure_and_not_the_end(ds2c, monkeypatch):
     def broken(asked):
         raise RuntimeError("the disk\nspoke")
 
-    monkeypatch.setattr(doctor, "CHECKS", (("first", broken), ("encoding", doctor.encoding)))
+    monkeypatch.setattr(doctor, "CHECKS", (("first", broken), ("encoding", doctor.machine.encoding)))
     ran = ds2c("doctor", "--json")
     first, second = json.loads(ran.out)["checks"]
     assert ran.code == 1
@@ -153,7 +155,7 @@ def test_a_check_that_breaks_is_a_failure_and_not_the_end(ds2c, monkeypatch):
 def test_an_old_python(monkeypatch, only):
     only("python")
     assert look("python").state == "ok"
-    monkeypatch.setattr(doctor, "PYTHON", (3, 99))
+    monkeypatch.setattr(doctor.installation, "PYTHON", (3, 99))
     assert look("python").state == "fail"
 
 
@@ -172,7 +174,7 @@ def test_a_torchvision_of_another_torch(monkeypatch, only, tmp_path):
 
 def test_a_package_that_is_not_installed(monkeypatch, only):
     only("packages")
-    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no-such-package-of-ds2c"))
+    monkeypatch.setattr(doctor.installation, "PACKAGES", ("numpy", "no-such-package-of-ds2c"))
     finding = look("packages")
     assert (finding.state, finding.remedy) == ("fail", "pip install no-such-package-of-ds2c")
 
@@ -232,7 +234,7 @@ def test_a_driver_that_is_too_old(monkeypatch, only):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", available)
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     finding = look("devices")
     assert finding.state == "warn"
     assert "too old (found version 11040)" in finding.found
@@ -246,7 +248,7 @@ def test_a_device_that_does_not_compute(monkeypatch, only):
         raise RuntimeError("no kernel image is available for execution on the device")
 
     only("devices")
-    monkeypatch.setattr(doctor, "_use", no_kernel)
+    monkeypatch.setattr(doctor.machine, "_use", no_kernel)
     finding = look("devices")
     assert finding.state == "fail"
     assert "no kernel image" in finding.found
@@ -254,7 +256,7 @@ def test_a_device_that_does_not_compute(monkeypatch, only):
 
 def test_more_threads_than_cores(monkeypatch, only):
     only("CPU and memory")
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert look("CPU and memory").state == "ok"
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
@@ -280,9 +282,9 @@ def test_the_memory_a_job_may_use(monkeypatch, only, tmp_path, own, limits, says
         (tmp_path / "cgroup" / name).write_text(f"{limit}\n")
     (tmp_path / "own").write_text(own + "\n")
     (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {5 * GIB // 1024} kB\n")
-    monkeypatch.setattr(doctor, "OWN_CGROUP", tmp_path / "own")
-    monkeypatch.setattr(doctor, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(doctor, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(doctor.machine, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(doctor.machine, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(doctor.machine, "MEMORY", tmp_path / "meminfo")
     assert says in look("CPU and memory").found
 
 
@@ -331,8 +333,8 @@ def test_the_innermost_mount_counts_and_of_two_on_one_point_the_last(monkeypatch
     with (tmp_path / "mountinfo").open("a") as file:
         file.write("9 9 0:1 / /a\\040b rw shared:7 - fuse.fuse-overlayfs x rw\n")
     for folder, kind in (("/a b/c/d", "nfs4"), ("/a b/cc", "fuse.fuse-overlayfs"), ("/a", "xfs"), ("/ab", "ext4")):
-        assert doctor._file_system(Path(folder)) == kind
-    assert not doctor.Place(Path("/"), True, "fuse.fuse-overlayfs", 0, None, None).network
+        assert doctor.places._file_system(Path(folder)) == kind
+    assert not doctor.places.Place(Path("/"), True, "fuse.fuse-overlayfs", 0, None, None).network
 
 
 def test_a_cache_that_may_only_be_read(monkeypatch, only, root):
@@ -340,7 +342,7 @@ def test_a_cache_that_may_only_be_read(monkeypatch, only, root):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     only("cache directory")
-    monkeypatch.setattr(doctor, "_write", forbidden)
+    monkeypatch.setattr(doctor.places, "_write", forbidden)
     assert look("cache directory").state == "fail"
     root.mkdir()
     finding = look("cache directory")
@@ -355,7 +357,7 @@ def test_a_disk_that_refuses_halfway_leaves_nothing_behind(monkeypatch, only, ro
 
     only("cache directory")
     root.mkdir()
-    monkeypatch.setattr(*((doctor.os, "fsync") if broken == "fsync" else (Path, "rename")), full)
+    monkeypatch.setattr(*((os, "fsync") if broken == "fsync" else (Path, "rename")), full)
     finding = look("cache directory")
     assert finding.state == "fail"
     assert "No space left on device" in finding.found
@@ -514,7 +516,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch, only):
 
 def test_a_hub_that_is_silent_is_not_waited_for():
     held = threading.Event()
-    results = doctor._within(0.05, held.wait, lambda: 3, lambda: 1 / 0)
+    results = doctor.weights._within(0.05, held.wait, lambda: 3, lambda: 1 / 0)
     held.set()
     assert isinstance(results[0], TimeoutError)
     assert results[1] == 3
@@ -625,7 +627,7 @@ def test_few_open_files(only):
 
 def test_no_limit_of_open_files(only, monkeypatch):
     only("open files")
-    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
     assert look("open files")[1:3] == ("ok", "no limit")
 
 
