@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from ds2c_cli.bags import Bags, load_bags
 from ds2c_cli.cache import Cache, default_root
@@ -22,6 +23,7 @@ from ds2c_cli.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.expression import log_share
 from ds2c_cli.fit import fit
 from ds2c_cli.metrics import Moments, centred_by
+from ds2c_cli.models.baselines import BASELINES
 from ds2c_cli.predict import chunks
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.settings import Training
@@ -44,26 +46,44 @@ def local(values: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     return values - total / known.sum(1, keepdims=True).clip(1)
 
 
-def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> dict[str, float]:
-    """Top-100 correlations of one sample, by scenario and metric."""
-    truth, spots = (
-        table.matrix[:, [list(table.genes).index(gene) for gene in checkpoint.genes]]
-        for table in (sample.cell_counts(), sample.spot_counts())
-    )
+def counts_of(sample: Sample, genes: list[str]) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Of the cells (C, G) and of the spots (S, G), in the order of a panel."""
+    tables = (sample.cell_counts(), sample.spot_counts())
+    return tuple(table.matrix[:, [list(table.genes).index(gene) for gene in genes]] for table in tables)  # type: ignore
+
+
+def score_cells(
+    sample: Sample,
+    genes: list[str],
+    cells: np.ndarray,
+    spot_of: np.ndarray,
+    inside: np.ndarray,
+    share: np.ndarray,
+    scenario: str,
+) -> dict[str, float]:
+    """Top-100 correlations of logs of shares (c, G) with what cells (c,) of spots (c,) have."""
+    truth, spots = counts_of(sample, genes)
     totals = np.asarray(spots.sum(1)).ravel()
-    shares, spot_log = [], np.full(spots.shape, np.nan, np.float32)
-    for chunk in chunks(checkpoint, bags, "cpu"):
-        spot_log[chunk.spots] = chunk.spot_log
-        shares.append((chunk.cells, chunk.spots[chunk.spot_of], chunk.inside, chunk.share_log.numpy()))
-    cells, spot_of, inside, share = (np.concatenate(part) for part in zip(*shares, strict=True))
     known = totals[spot_of] > 0
     cells, spot_of, inside, share = cells[known], spot_of[known], inside[known], share[known]
     observed = log_share(truth[cells].toarray(), totals[spot_of])
     found = {f"{scenario}_in": top100(observed[inside], share[inside])}
     if not inside.all():
         found[f"{scenario}_out"] = top100(observed[~inside], share[~inside])
-    found[f"{scenario}_within"] = top100(*centred_by(spot_of[inside], observed[inside], share[inside]))
-    measured = np.where(np.isfinite(spot_log), log_share(spots.toarray(), totals), np.nan)
+    return found | {f"{scenario}_within": top100(*centred_by(spot_of[inside], observed[inside], share[inside]))}
+
+
+def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> dict[str, float]:
+    """Top-100 correlations of one sample, by scenario and metric."""
+    _, spots = counts_of(sample, checkpoint.genes)
+    shares, spot_log = [], np.full(spots.shape, np.nan, np.float32)
+    for chunk in chunks(checkpoint, bags, "cpu"):
+        spot_log[chunk.spots] = chunk.spot_log
+        shares.append((chunk.cells, chunk.spots[chunk.spot_of], chunk.inside, chunk.share_log.numpy()))
+    found = score_cells(
+        sample, checkpoint.genes, *(np.concatenate(part) for part in zip(*shares, strict=True)), scenario
+    )
+    measured = np.where(np.isfinite(spot_log), log_share(spots.toarray(), np.asarray(spots.sum(1)).ravel()), np.nan)
     rows = np.isfinite(measured[:, 0])
     found[f"{scenario}_spot"] = top100(measured[rows], spot_log[rows])
     around = [
@@ -72,11 +92,26 @@ def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> 
     return found | {f"{scenario}_local_spot": top100(*around)}
 
 
+def score_baseline(name: str, genes: list[str], sample: Sample, scenario: str, all_cells: bool) -> dict[str, float]:
+    """The same of the cells by a trivial baseline, which learns nothing but is given the sample's spots."""
+    _, spots = counts_of(sample, genes)
+    spot_of, inside, area = (sample.cells[column].to_numpy() for column in ("spot", "inside", "area_um2"))
+    cells = np.flatnonzero((spot_of >= 0) & (inside | all_cells))
+    spot_of, inside, area = spot_of[cells], inside[cells], area[cells]
+    share = BASELINES[name](spots, np.asarray(spots.sum(1)).ravel(), spot_of, inside, area)
+    return score_cells(sample, genes, cells, spot_of, inside, share, scenario)
+
+
+def show(row: dict[str, object]) -> None:
+    """Print one run as a line of JSON."""
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("projects", nargs="+", type=Path, help="prepared and embedded, all with the samples of --pairs")
     parser.add_argument("--pairs", default="P1:P2,P2:P1", help="train:test")
-    parser.add_argument("--models", default="mlp,paper,additive,cell-supervised")
+    parser.add_argument("--models", default="mlp,paper,additive,cell-supervised", help=f"also {', '.join(BASELINES)}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--fewer", type=float, default=0.0, help="share of the training spots left out")
     parser.add_argument("--all-cells", action="store_true", help="score outside cells and the training sample too")
@@ -91,8 +126,14 @@ def main() -> None:
             tested = load_bags([test], cache, encoder["description"], outside=words.all_cells)
             again = load_bags([train], cache, encoder["description"], outside=True) if words.all_cells else None
             genes, counts, _ = _panel([train], 1, 0)
-            for seed in map(int, words.seeds.split(",")):
-                for name in words.models.split(","):
+            about = {"project": folder.name, "pair": pair, "fewer": words.fewer}
+            for name in words.models.split(","):
+                if name in BASELINES:
+                    row = score_baseline(name, genes, test, "OOS", words.all_cells)
+                    row |= score_baseline(name, genes, train, "IS", True) if words.all_cells else {}
+                    show(about | {"model": name} | row)
+                    continue
+                for seed in map(int, words.seeds.split(",")):
                     settings = with_own_defaults(Training(name, seed))
                     labels = _labels(counts, genes, [train], bags, settings)
                     learn, stop = _split([train], 1, bags, labels, settings)
@@ -105,14 +146,12 @@ def main() -> None:
                     history = fit(
                         network, checkpoint.standardise(bags), labels, learn, stop, settings, torch.device("cpu")
                     )
-                    row = {"project": folder.name, "pair": pair, "fewer": words.fewer, "model": name, "seed": seed}
+                    row = about | {"model": name, "seed": seed}
                     row |= {"epochs": len(history), "cpu_s": round(time.process_time() - began, 1)}
                     row |= score(checkpoint, tested, test, "OOS")
                     if again is not None:
                         row |= score(checkpoint, again, train, "IS")
-                    print(
-                        json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True
-                    )
+                    show(row)
 
 
 if __name__ == "__main__":
