@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ds2c_cli import benchmark, metrics
 from ds2c_cli.benchmark_file import read_benchmark
@@ -269,3 +272,48 @@ def test_a_mean_of_networks_is_the_mean_of_what_they_say(ran, home):
         held[seed] = benchmark._read(path)
     mine = {seed: one.painted[0].prediction for seed, one in held.items()}
     np.testing.assert_allclose(mine["ensemble"], (mine["s0"] + mine["s1"]) / 2, atol=1e-5)
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "benchmark"
+
+
+def example(name: str, folder: Path) -> Path:
+    """One of the example files in a tree where all that it names is there; each sample of HEST's is a patient."""
+    path = folder / "repository" / "examples" / "benchmark" / name
+    path.parent.mkdir(parents=True)
+    path.write_text((EXAMPLES / name).read_text())
+    for table in tomllib.loads(path.read_text())["sample"]:
+        named = [table[key] for key in ("slide", "cells", "counts", "spots") if key in table]
+        if "hest" in table:
+            each = table["hest_id"]
+            named = [f"hest/wsis/{each}.tif", f"hest/st/{each}.h5ad", f"hest/metadata/{each}.json"]
+            named += [f"hest/xenium_seg/{each}_xenium_cell_seg.parquet", f"hest/transcripts/{each}_transcripts.parquet"]
+        for file in (path.parent / one for one in named if not one.startswith("grid:")):
+            file.resolve().parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix == ".tif":
+                Image.new("RGB", (8, 8)).save(file, dpi=(50_800, 50_800))  # 0.5 um a pixel
+            elif file.suffix == ".jpg":
+                Image.new("RGB", (8, 8)).save(file)
+            else:
+                file.write_text(json.dumps({"patient": f"Patient {file.stem}", "dataset_title": "A study"}))
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.toml")))
+def test_the_examples_can_be_read_and_score_what_was_left_out(name, tmp_path):
+    plan = read_benchmark(example(name, tmp_path))
+    assert plan.reference == "additive"
+    assert {"mlp", "paper"} < {model.name for model in plan.models}
+    for fold in plan.folds:
+        apart = [sample for sample, scenario in fold.scenario.items() if scenario != "IS"]
+        assert apart
+        assert not set(apart) & set(fold.train)
+
+
+def test_pieces_of_one_lung_stay_together_unless_patients_are_asked_for(tmp_path):
+    path = example("lung.toml", tmp_path)
+    pieces = [{"NCBI856", "NCBI857"}, {"NCBI858", "NCBI859"}, {"NCBI860", "NCBI861"}, {"NCBI881", "NCBI882"}]
+    pieces.append({"NCBI875", "NCBI876"})
+    for split_by, parted in (("", False), ("patient", True)):
+        learned = [set(fold.train) for fold in read_benchmark(path, split_by).folds]
+        assert any(0 < len(both & train) < 2 for both in pieces for train in learned) is parted
