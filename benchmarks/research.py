@@ -27,7 +27,7 @@ from ds2c_cli.models.baselines import BASELINES
 from ds2c_cli.predict import chunks
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.settings import Training
-from ds2c_cli.train import _labels, _panel, _split, with_own_defaults
+from ds2c_cli.train import _labels, _panel, _split, _usable, with_own_defaults
 
 
 def top100(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -126,6 +126,7 @@ def main() -> None:
             tested = load_bags([test], cache, encoder["description"], outside=words.all_cells)
             again = load_bags([train], cache, encoder["description"], outside=True) if words.all_cells else None
             genes, counts, _ = _panel([train], 1, 0)
+            usable = _usable([train], counts)
             about = {"project": folder.name, "pair": pair, "fewer": words.fewer}
             for name in words.models.split(","):
                 if name in BASELINES:
@@ -135,8 +136,8 @@ def main() -> None:
                     continue
                 for seed in map(int, words.seeds.split(",")):
                     settings = with_own_defaults(Training(name, seed))
-                    labels = _labels(counts, genes, [train], bags, settings)
-                    learn, stop = _split([train], 1, bags, labels, settings)
+                    labels = _labels(counts, genes, [train], bags, settings, usable)
+                    learn, stop = _split([train], 1, bags, settings, usable)
                     kept = np.random.default_rng(1000 + seed).permutation(learn)
                     learn = np.sort(kept[: round(len(learn) * (1 - words.fewer))])
                     began = time.process_time()

@@ -36,7 +36,10 @@ def devices_of(name: str) -> list[torch.device]:
 
 def has_room(device: torch.device, size: int) -> bool:
     """Whether so many bytes fit on the device, with as much again for what is computed from them."""
-    return device.type != "cuda" or 2 * size < torch.cuda.mem_get_info(device)[0]
+    if device.type != "cuda":
+        return True
+    torch.cuda.empty_cache()  # what an earlier training in this process has left behind is free
+    return 2 * size < torch.cuda.mem_get_info(device)[0]
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .io.slides import blocks_of
 from .pipeline import Block, Spent, encode_blocks, encode_on_devices, share
 from .progress import Progress, silent
 from .project import Project, Sample
-from .settings import Embedding
+from .settings import DEFAULT_ENCODER, Embedding
 from .superpixels import map_boxes
 
 BLOCK_TILES = 256  # of a part of a block at most: what one job has begun, the others leave to it
@@ -62,6 +62,7 @@ def embed(
     all that can be read is embedded, InputError that names the slides that are gone, damaged or not those that were
     prepared.
     """
+    settings = replace(settings, encoder=settings.encoder or DEFAULT_ENCODER)
     chosen = project.samples(samples)
     devices = devices_of(device)
     specification = specify(settings.encoder, settings.weights, device, settings.precision, settings.features)
@@ -87,7 +88,8 @@ def embed(
             blocks, specification, cache, devices, settings.batch_size, progress, f"{done.cached:,} cached"
         )
         _tell(done, spent)
-    project.record_embedding(settings, about, fingerprint, done.rate, [sample.name for sample in chosen], shard[1])
+    if not expected:  # what a checkpoint needs is not what the project is embedded with
+        project.record_embedding(settings, about, fingerprint, done.rate, [sample.name for sample in chosen], shard[1])
     if blocks and spent.failures:
         raise _failed(spent.failures)
     return done

@@ -46,17 +46,18 @@ def fit(
 ) -> np.ndarray:
     """Train in place, Adam on the model's loss; ends with the best weights on `stop`.
 
-    All embeddings are kept on the device where they fit, else batches are sent there. With mixed precision the layers'
-    products are of bfloat16 while learning; weights, losses and what is judged on `stop` are of single precision.
+    All embeddings and labels are kept on the device where they fit, else those of a batch are sent there. With mixed
+    precision the layers' products are of bfloat16 while learning; weights, losses and what is judged on `stop` are of
+    single precision.
     Returns the loss on `learn` and on `stop` of every epoch: (epochs, 2).
     """
     model.to(device)
     if has_room(device, bags.size):
         bags = bags.to(device)
     mixed = uses_mixed_precision(settings, device)
-    measured = labels.spots.to(device)
+    measured = labels.spots.to(device) if has_room(device, labels.spots.log.nbytes) else labels.spots
     # No epoch is spent on finding every gene's mean.
-    model.start_at(measured.at(torch.from_numpy(learn).to(device)), _cells_a_spot(bags, learn))
+    model.start_at(measured.at(torch.from_numpy(learn)), _cells_a_spot(bags, learn))
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate, fused=True)
     average = AveragedModel(model, avg_fn=_moving_average(model.averaged))
     judged = cast(SpotModel, average.module)
@@ -89,7 +90,7 @@ def fit(
     model.load_state_dict(best_state)
     model.eval()
     parts = torch.from_numpy(stop).to(bags.tiles.device).split(size)
-    model.settle((bags.batch(rows).to(device), measured.at(rows.to(device))) for rows in parts)
+    model.settle((bags.batch(rows).to(device), measured.at(rows).to(device)) for rows in parts)
     model.to("cpu")
     return np.array(history)
 
@@ -109,10 +110,10 @@ def one_pass(
     """Once over the spots, learning where there is an optimiser: the mean loss."""
     order = spots[torch.randperm(len(spots), generator=generator)] if generator else spots
     total, number = 0.0, 0
-    device = measured.log.device
+    device = next(model.parameters()).device
     for rows in order.to(bags.tiles.device).split(size):
         bag = bags.batch(rows).to(device)
-        found = measured.at(rows.to(device))
+        found = measured.at(rows).to(device)
         if labels.cells is not None:
             cells, spot_of = bags.cell_index(rows)
             found = _of_cells(labels.cells, cells, found.at(spot_of.to(device)))

@@ -24,7 +24,7 @@ from .errors import InputError, UsageError
 from .geometry import Lattice, pixel_boxes
 from .io.counts import Counts, read_counts
 from .io.outlines import read_outlines
-from .settings import Embedding, Geometry, Section, Training, resolve
+from .settings import DEFAULT_ENCODER, Embedding, Geometry, Section, Training, resolve
 
 
 @contextmanager
@@ -288,26 +288,27 @@ class Project:
         write_json(self.root / schema.EMBEDDINGS_FOLDER / f"{fingerprint}.json", entry)
 
     def embedding(self, wanted: Embedding) -> dict[str, Any]:
-        """The encoder to train with: the one asked for if it differs from the default, else the latest used.
+        """The encoder to train with: the one asked for, else the latest used.
 
         Raises InputError that names the command when the project was not embedded with it.
         """
         entries = self.embeddings()
-        asked = wanted.encoder if wanted.encoder != Embedding.encoder or not entries else ""
         for entry in entries:
             found = entry["description"]
             features = "superpixels" if "map_side" in found else "tiles"
             if (
-                asked in ("", found["encoder"])
+                wanted.encoder in ("", found["encoder"])
                 and wanted.precision in ("auto", found["precision"])
                 and features == wanted.features
             ):
                 return entry
-        what = f"the {wanted.features} of {asked or 'any encoder'}" if wanted.features != "tiles" else asked
+        what = wanted.encoder or "any encoder"
+        what = f"the {wanted.features} of {what}" if wanted.features != "tiles" else what
+        at = "" if wanted.precision == "auto" else f" at {wanted.precision}"
         words = f" --features {wanted.features}" if wanted.features != "tiles" else ""
         raise InputError(
-            f"the project {self.root.resolve()} was not embedded with {what or wanted.precision}",
-            f"Run `ds2c embed --encoder {asked or Embedding.encoder}{words}` first.",
+            f"the project {self.root.resolve()} was not embedded with {what}{at}",
+            f"Run `ds2c embed --encoder {wanted.encoder or DEFAULT_ENCODER}{words}` first.",
         )
 
     def embeddings(self) -> list[dict[str, Any]]:

@@ -93,11 +93,14 @@ def preset(name: str) -> dict[str, Any]:
     return PRESETS[name] if name else {}
 
 
+DEFAULT_ENCODER = "phikon-v2"
+
+
 @dataclass(frozen=True)
 class Embedding:
     """Which encoder turns tiles into embeddings, and at which precision."""
 
-    encoder: str = "phikon-v2"
+    encoder: str = ""  # empty: phikon-v2 to embed with; to train with, the one that the project was embedded with last
     weights: str = ""  # a file or folder of weights; empty: the hub cache, then the hub
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     batch_size: int = 0  # tiles encoded at once; 0: found for the device
@@ -137,6 +140,9 @@ class Training:
         for name in ("hidden", "batch_spots", "patience"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} must be at least 1, or 0 for the model's own, not {getattr(self, name)}")
+        for name in ("seed", "genes"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         if not self.learning_rate >= 0:
             raise UsageError(f"learning_rate must not be negative, not {self.learning_rate:g}")
 

@@ -99,8 +99,9 @@ def train(
     check_shards(project, samples, cache, encoder)
     bags = load_bags(samples, cache, encoder["description"], outside=False)
     genes, counts, lost = _panel(samples, len(learned), settings.genes)
-    labels = _labels(counts, genes, samples, bags, settings)
-    learn, stop = _split(samples, len(learned), bags, labels, settings)
+    usable = _usable(samples, counts)
+    labels = _labels(counts, genes, samples, bags, settings, usable)
+    learn, stop = _split(samples, len(learned), bags, settings, usable)
     if dry_run:
         return Trained(path, spots=len(learn), held_out=len(stop), genes=len(genes))
     centre, spread, mean_area = standardisation(bags, learn)
@@ -162,6 +163,8 @@ def train_folds(
 
     A donor is never split; there are at most as many folds as donors. `evaluate` scores each model on what it left out.
     """
+    if folds < 2:
+        raise UsageError(f"of {folds} folds none can be left out", "Ask for at least 2.")
     chosen = _learnable(project, samples)
     donors = sorted({sample.donor for sample in chosen})
     if len(donors) < 2:
@@ -207,27 +210,45 @@ def _panel(samples: Sequence[Sample], n_learned: int, most: int) -> tuple[list[s
     panels = [list(table.genes) for table in tables]
     for i, sample in enumerate(samples[:n_learned]):
         counted = sample.cell_counts() if sample.has_cell_truth else tables[i]
-        panels[i] = list(counted.genes[seen_in(counted.matrix) >= MIN_SEEN])
+        matrix = counted.matrix if sample.has_cell_truth else counted.matrix[_on_cells(sample)]
+        panels[i] = list(counted.genes[seen_in(matrix) >= MIN_SEEN])
         if not panels[i]:
             raise InputError(
-                f"no gene of sample {sample.name} is seen in {MIN_SEEN} of its {len(counted.ids):,} cells or spots",
+                f"no gene of sample {sample.name} is seen in {MIN_SEEN} of its {matrix.shape[0]:,} cells or spots",
                 "Give the counts of a whole sample.",
             )
     shared = shared_panel(panels)
     lost = max(len(table.genes) for table in tables) - len(shared)
     counts = [select_genes(table.matrix, table.genes, shared) for table in tables]
-    order = order_by_variability(counts[:n_learned])[: most or None]
+    learned = [matrix[_on_cells(sample)] for matrix, sample in zip(counts, samples[:n_learned], strict=False)]
+    order = order_by_variability(learned)[: most or None]
     return [shared[i] for i in order], [matrix[:, order] for matrix in counts], lost
 
 
+def _on_cells(sample: Sample) -> np.ndarray:
+    """(S,) which spots lie on tissue and have cells."""
+    return (sample.spots["in_tissue"] & (sample.spots["n_cells"] > 0)).to_numpy()
+
+
+def _usable(samples: Sequence[Sample], counts: Sequence[sparse.csr_matrix]) -> np.ndarray:
+    """(S,) of all samples' spots those to learn from or to stop on: they have cells, counts (S, G) and tissue."""
+    counted = [np.asarray(matrix.sum(1)).ravel() > 0 for matrix in counts]
+    return np.concatenate([_on_cells(sample) & some for sample, some in zip(samples, counted, strict=True)])
+
+
 def _labels(
-    counts: list[sparse.csr_matrix], genes: list[str], samples: Sequence[Sample], bags: Bags, settings: Training
+    counts: list[sparse.csr_matrix],
+    genes: list[str],
+    samples: Sequence[Sample],
+    bags: Bags,
+    settings: Training,
+    usable: np.ndarray,
 ) -> Labels:
     matrix = sparse.vstack(counts).tocsr()
     totals = np.asarray(matrix.sum(1)).ravel()
     depth = np.ones_like(totals, float)
     for i in range(len(samples)):
-        of_sample = (bags.sample == i) & (totals > 0)
+        of_sample = (bags.sample == i) & usable
         depth[of_sample] = np.median(totals[of_sample]) if of_sample.any() else 1.0
     spots = Measured(
         torch.from_numpy(log_share(matrix.toarray(), totals)),
@@ -246,11 +267,9 @@ def _labels(
 
 
 def _split(
-    samples: Sequence[Sample], n_learned: int, bags: Bags, labels: Labels, settings: Training
+    samples: Sequence[Sample], n_learned: int, bags: Bags, settings: Training, usable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spots (rows) to learn from and to stop early on; both have cells, counts and tissue."""
-    usable = np.concatenate([(s.spots["in_tissue"] & (s.spots["n_cells"] > 0)).to_numpy() for s in samples])
-    usable &= torch.isfinite(labels.spots.log[:, 0]).numpy()
+    """Spots (rows) to learn from and to stop early on, of those that are usable (S,)."""
     learn, stop = [], []
     for i, sample in enumerate(samples):
         rows = np.flatnonzero(bags.sample == i)

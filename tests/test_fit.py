@@ -125,9 +125,12 @@ def test_a_device_without_room_for_all_is_sent_batches(mixed, monkeypatch):
     monkeypatch.setattr("ds2c_cli.fit.has_room", lambda device, size: sizes.append(size))
     moved = []
     monkeypatch.setattr(Bags, "to", lambda self, device: moved.append(device))
+    sent, send = [], Measured.to
+    monkeypatch.setattr(Measured, "to", lambda self, device: sent.append(len(self.log)) or send(self, device))
     _, again = fitted(bags, measured, epochs=3)
-    assert sizes == [4 * 3 * (len(bags.cells) + len(bags.tiles))]
+    assert sizes == [4 * 3 * (len(bags.cells) + len(bags.tiles)), measured.log.nbytes]
     assert not moved
+    assert max(sent) <= 32
     np.testing.assert_array_equal(history, again)
 
 

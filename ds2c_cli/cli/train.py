@@ -31,7 +31,9 @@ def command(
         list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="additive, paper, mlp, cell-supervised, istar or scstgcn.")] = None,
-    folds: Annotated[int, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=0)] = 0,
+    folds: Annotated[
+        int | None, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=2)
+    ] = None,
     output: Annotated[
         str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")
     ] = "",
@@ -65,12 +67,15 @@ def command(
     """Train a model on spots."""
     console.configure(json=json, debug=debug)
     from ..cache import default_root
+    from ..errors import UsageError
     from ..models import MODELS
     from ..project import Project
     from ..settings import Embedding, Training
     from ..train import train as train_model
     from ..train import train_folds
 
+    if folds and val:
+        raise UsageError("--folds leaves out samples by itself, --val names them", "Give one of the two.")
     home = Project(project)
     flags = {
         "model": model, "seed": seed, "genes": genes, "epochs": epochs, "patience": patience,
@@ -99,7 +104,8 @@ def command(
     for done in runs:
         for warning in done.warnings:
             console.warn(warning)
-        learnt = f"{done.spots:,} spots to learn from, {done.held_out:,} held out, {done.genes:,} genes"
+        by = embedding["description"]["encoder"]
+        learnt = f"{by}, {done.spots:,} spots to learn from, {done.held_out:,} held out, {done.genes:,} genes"
         if done.unchanged:
             console.note(f"{done.path} is up to date")
         elif dry_run:

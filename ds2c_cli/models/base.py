@@ -30,8 +30,9 @@ class Measured:
         return torch.expm1(self.log) * (self.total / TARGET_SUM)
 
     def at(self, spots: torch.Tensor) -> Measured:
-        """Of some spots (s,)."""
-        return Measured(self.log[spots], self.total[spots], self.depth[spots])
+        """Of some spots (s,), wherever their numbers are."""
+        rows = spots.to(self.log.device)
+        return Measured(self.log[rows], self.total[rows], self.depth[rows])
 
     def to(self, device: torch.device) -> Measured:
         """On a device."""

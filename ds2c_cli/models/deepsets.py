@@ -105,7 +105,7 @@ class Paper(DeepSets, SpotModel):
         """(S, H): of the GRU after the members of each spot, in the order of the cell table; 0 without members."""
         member = bag.inside
         spot_of, order = bag.spot_of[member].sort(stable=True)
-        vectors = self._vectors(bag)[member][order]
+        vectors = self._vectors(bag)[member][order].float()
         number = torch.bincount(spot_of, minlength=bag.n_spots)  # (S,)
         state = vectors.new_zeros((bag.n_spots, self.width))
         filled = torch.nonzero(number)[:, 0]
@@ -115,4 +115,5 @@ class Paper(DeepSets, SpotModel):
         padded = vectors.new_zeros((bag.n_spots, int(number.max()), vectors.shape[1]))
         padded = padded.index_put((spot_of, place), vectors)[filled]
         packed = pack_padded_sequence(padded, number[filled].cpu(), batch_first=True, enforce_sorted=False)
-        return state.index_copy(0, filled, self.gru(packed)[1][0])
+        with torch.autocast(vectors.device.type, enabled=False):  # on CUDA it would make a GRU one of half precision
+            return state.index_copy(0, filled, self.gru(packed)[1][0])
