@@ -26,6 +26,8 @@ from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
 from .train import CELL_SUPERVISED, train
 
+PREDICTED = ("share", "spot_log", "rates")  # what of a piece a network says
+
 
 @dataclass(frozen=True)
 class Job:
@@ -241,7 +243,7 @@ def _score(
     if job.seed is None:
         about = {**about, "name": job.name, "training": {**about["training"], "seed": None}}
     scored = score(
-        about, _mean_of([each for _, each in parts]), sample, job.fold.scenario[sample.name], job.label, baselines,
+        about, _mean_of(parts), sample, job.fold.scenario[sample.name], job.label, baselines,
         plan.gene,
     )  # fmt: skip
     for row in scored.rows:
@@ -259,14 +261,15 @@ def _mean_of(parts: Sequence[Callable[[], Iterator[Piece]]]) -> Callable[[], Ite
 
     def run_all() -> Iterator[Piece]:
         for pieces in zip(*(part() for part in parts), strict=True):
-            logs = [piece.spot_log for piece in pieces if piece.spot_log is not None]
-            yield replace(
-                pieces[0],
-                share=np.mean([piece.share for piece in pieces], axis=0),
-                spot_log=np.mean(logs, axis=0) if logs else None,
-            )
+            yield replace(pieces[0], **{name: _mean([getattr(each, name) for each in pieces]) for name in PREDICTED})
 
     return run_all
+
+
+def _mean(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Of what every network says; None where they do not say it."""
+    said = [value for value in values if value is not None]
+    return np.mean(said, axis=0) if said else None
 
 
 # A score on disk: one file, without pickles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from . import schema
+from . import metrics, schema
 from .bags import load_bags
 from .checkpoint import Checkpoint, load_checkpoint
 from .deconvolve import Multipliers, add_member_rates, given_spots
-from .errors import InputError
+from .errors import InputError, UsageError
 from .expression import log_share
 from .io.counts import Counts
 from .io.predictions import PredictionFile
@@ -40,8 +41,7 @@ class Evaluated:
     rows: pd.DataFrame
     per_gene: pd.DataFrame
     painted: list[Painted] = field(default_factory=list)
-    left_out: dict[str, int] = field(default_factory=dict)  # cells without truth, by sample
-    constant: dict[str, int] = field(default_factory=dict)  # genes of the panel without a count, by sample
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,17 @@ class Scored:
     painted: list[Painted]
     left_out: int  # cells without truth
     constant: int  # genes of the panel without a count
+
+    def warnings(self, sample: str) -> list[str]:
+        """What was not scored of the sample, in sentences."""
+        if not self.rows:
+            return [f"{sample}: nothing is scored, as no gene of the panel varies in it or it has none of them"]
+        said = []
+        if self.left_out:
+            said.append(f"{sample}: {self.left_out:,} cells have a spot without counts as context and are left out")
+        if self.constant:
+            said.append(f"{sample}: {self.constant:,} genes of the panel have no count in it and are left out")
+        return said
 
 
 @dataclass(frozen=True)
@@ -118,9 +129,11 @@ def evaluate(
 ) -> Evaluated:
     """Score checkpoints, or written predictions, on every sample with truth, and write metrics and scores a gene.
 
-    Samples with cell counts are scored cell by cell, measured ones spot by spot. Raises InputError when there is
-    nothing to score.
+    Samples with cell counts are scored cell by cell, measured ones spot by spot, which written predictions do not
+    hold. Raises UsageError for two kinds of sources, InputError when there is nothing to score.
     """
+    if checkpoints and predictions is not None:
+        raise UsageError("--checkpoint and --predictions are two sources of scores", "Give one of them.")
     chosen = [sample for sample in project.samples(samples) if sample.has_spot_counts]
     if not chosen:
         raise InputError("no sample has counts to score against", "Prepare samples with --counts.")
@@ -130,25 +143,50 @@ def evaluate(
         project.evaluation(name or _default_name(checkpoints, predictions)), pd.DataFrame(), pd.DataFrame()
     )
     seen: set[tuple[str, ...]] = set()
+    without_truth: list[str] = []
     sources = _sources(checkpoints, predictions)
     for source, label in zip(sources, labels_of(sources), strict=True):
         for sample in chosen:
-            if isinstance(source, Path) and not (source / f"{sample.name}.h5ad").exists():
-                continue
-            about, pieces = pieces_of(project, cache_root, source, sample, device, progress)
+            deconvolved = False
+            pieces: Callable[[], Iterator[Piece]]
+            if isinstance(source, Path):
+                if not (source / f"{sample.name}.h5ad").exists():
+                    continue
+                if not sample.has_cell_truth:
+                    without_truth.append(sample.name)
+                    continue
+                file = _written(source, sample)
+                about, pieces = file.about["checkpoint"], partial(_from_file, file, sample)
+                deconvolved = file.about["mode"] == "deconvolve"
+            else:
+                about, pieces = source.about, pieces_of(project, cache_root, source, sample, device, progress)
             scenario = scenario_of(about, sample)
             key = (sample.name, scenario, *about["genes"])
             scored = score(
-                about, pieces, sample, scenario, label or about["training"]["model"], baselines and key not in seen
+                about,
+                pieces,
+                sample,
+                scenario,
+                label or about["training"]["model"],
+                baselines and key not in seen,
+                deconvolved=deconvolved,
             )
             seen.add(key)
             rows += scored.rows
             genes.append(scored.per_gene)
             result.painted += scored.painted
-            result.left_out[sample.name] = scored.left_out
-            result.constant[sample.name] = scored.constant
+            result.warnings += scored.warnings(sample.name)
+    if without_truth:
+        sentence = f"{', '.join(without_truth)}: spots were measured, and {predictions} holds predictions of cells only"
+        if not rows:
+            raise InputError(sentence, "Score the model itself, with --checkpoint.")
+        result.warnings.append(sentence)
     if not rows:
-        raise InputError("nothing was scored: no sample has both truth and a prediction", "Run `ds2c predict` first.")
+        raise InputError(
+            "nothing was scored: " + ("; ".join(result.warnings) or "no sample has both truth and a prediction"),
+            "Run `ds2c predict` on samples that were prepared with --counts, of genes that the model knows.",
+        )
+    result.warnings = list(dict.fromkeys(result.warnings))
     result.rows = pd.DataFrame(rows)
     result.per_gene = pd.concat(genes, ignore_index=True)
     document = {"version": schema.METRICS_VERSION, "rows": result.rows.replace({np.nan: None}).to_dict("records")}
@@ -166,26 +204,33 @@ def score(
     label: str,
     baselines: bool,
     gene: str = "",
+    deconvolved: bool = False,
 ) -> Scored:
     """Score the predictions of one source for one sample, and with `baselines` the trivial ones on the same panel.
 
-    `about` is its checkpoint's; `gene` is painted, by default the most variable one.
+    `about` is its checkpoint's; `gene` is painted, by default the most variable one. Predictions that are `deconvolved`
+    already are scored as those given the spots alone.
     """
     truth = _truth(sample, about["genes"])
     table = _Table(truth, scenario, about["genes"], gene)
     if truth.cells is not None and len(sample.cells) * len(about["genes"]) < MOST_HELD:
         held = list(pieces())
         pieces = lambda: iter(held)  # noqa: E731
-    rates = np.zeros(truth.spots.shape, np.float32)
-    for piece in pieces():
-        table.add(label, piece)
-        if truth.cells is not None:
-            assert piece.rates is not None
-            add_member_rates(rates, torch.from_numpy(piece.rates), piece.spot_of, piece.inside)
-    if truth.cells is not None:
-        around = Multipliers(sample.spots[["x", "y"]].to_numpy(), truth.spots, rates)
+    given = f"{label} {SEES_SPOT}"
+    if deconvolved:
         for piece in pieces():
-            table.add(f"{label} {SEES_SPOT}", _deconvolved(piece, truth, around), spot_level=False)
+            table.add(given, piece)
+    else:
+        rates = np.zeros(truth.spots.shape, np.float32)
+        for piece in pieces():
+            table.add(label, piece)
+            if truth.cells is not None:
+                assert piece.rates is not None
+                add_member_rates(rates, torch.from_numpy(piece.rates), piece.spot_of, piece.inside)
+        if truth.cells is not None:
+            around = Multipliers(sample.spots[["x", "y"]].to_numpy(), truth.spots, rates)
+            for piece in pieces():
+                table.add(given, _deconvolved(piece, truth, around))
     if baselines:
         for baseline, predict in BASELINES.items():
             for piece in _baseline(predict, truth):
@@ -246,24 +291,12 @@ def _sources(checkpoints: Sequence[Path], predictions: Path | None) -> list[Chec
 
 
 def pieces_of(
-    project: Project, cache_root: Path, source: Checkpoint | Path, sample: Sample, device: str, progress: Progress
-) -> tuple[dict[str, Any], Callable[[], Iterator[Piece]]]:
-    """What a source's checkpoint says of itself, and a call that goes through its predictions for a sample.
+    project: Project, cache_root: Path, source: Checkpoint, sample: Sample, device: str, progress: Progress
+) -> Callable[[], Iterator[Piece]]:
+    """A call that goes through a checkpoint's predictions for a sample.
 
     Raises InputError where the sample's geometry is not the checkpoint's.
     """
-    if isinstance(source, Path):
-        file = PredictionFile(source / f"{sample.name}.h5ad")
-        if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
-            raise InputError(
-                f"{source} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again."
-            )
-        if Geometry(**file.about["checkpoint"]["geometry"]) != sample.geometry:
-            raise InputError(
-                f"{source} predicts sample {sample.name} in another geometry than it has now",
-                "Run `ds2c predict` again.",
-            )
-        return file.about["checkpoint"], lambda: _from_file(file, sample)
     check_fit(source, sample)
     cache, _ = cache_for(project, source, cache_root, sample, device, progress)
     bags = load_bags([sample], cache, source.encoder["description"], outside=True)
@@ -283,7 +316,19 @@ def pieces_of(
                 c.share.numpy(),
             )
 
-    return source.about, run
+    return run
+
+
+def _written(folder: Path, sample: Sample) -> PredictionFile:
+    """The predictions of a folder for a sample; raises InputError where the sample is another by now."""
+    file = PredictionFile(folder / f"{sample.name}.h5ad")
+    if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
+        raise InputError(f"{folder} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again.")
+    if Geometry(**file.about["checkpoint"]["geometry"]) != sample.geometry:
+        raise InputError(
+            f"{folder} predicts sample {sample.name} in another geometry than it has now", "Run `ds2c predict` again."
+        )
+    return file
 
 
 def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -344,14 +389,18 @@ class _Table:
     def __init__(self, truth: Truth, scenario: str, genes: Sequence[str], gene: str) -> None:
         self.truth, self.scenario, self.genes = truth, scenario, list(genes)
         self.shown = self.genes.index(gene) if gene in self.genes else 0
-        self.left_out = 0
+        cells = truth.sample.cells
+        known = truth.totals[cells["spot"].to_numpy()] > 0
+        self.left_out = int((~known).sum()) if truth.cells is not None else 0
+        # OOS and OOD are of all cells; where all of them are members, that is OOS_in.
+        self._whole = not scenario.startswith("IS") and bool((known & ~cells["inside"].to_numpy()).any())
         self._moments: dict[tuple[str, str, str], Moments] = {}
         self._kept: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}  # rows, truth, prediction
 
-    def add(self, model: str, piece: Piece, spot_level: bool = True) -> None:
+    def add(self, model: str, piece: Piece) -> None:
         """Add a model's predictions for some spots."""
         truth, known = self.truth, self.truth.totals > 0
-        if spot_level and piece.spot_log is not None:
+        if piece.spot_log is not None:
             at = piece.spots[known[piece.spots] & np.isfinite(piece.spot_log[:, 0])]
             observed = log_share(truth.spots[at].toarray(), truth.totals[at])
             self._add(
@@ -360,14 +409,13 @@ class _Table:
         if truth.cells is None:
             return
         scored = known[piece.spot_of]
-        self.left_out = max(self.left_out, int((~scored).sum()))
         cells, spot_of, inside = piece.cells[scored], piece.spot_of[scored], piece.inside[scored]
         observed = log_share(truth.cells[cells].toarray(), truth.totals[spot_of])
         predicted, block = piece.share[scored], truth.block[spot_of]
         parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
         sees_spot = SEES_SPOT in model or model in SEE_SPOT
         # Given the spots, cells inside them and outside are two questions, and are not averaged.
-        if not self.scenario.startswith("IS") and not inside.all() and not sees_spot:
+        if self._whole and not sees_spot:
             parts.append((self.scenario, np.ones_like(inside)))
         for scenario, chosen in parts:
             self._add(model, scenario, "pearson", block[chosen], observed[chosen], predicted[chosen])
@@ -420,7 +468,7 @@ class _Table:
             )
         return Scored(
             rows,
-            np.array(resamples, np.float32),
+            np.array(resamples, np.float32).reshape(len(rows), metrics.RESAMPLES),
             pd.concat(by_gene, ignore_index=True) if by_gene else pd.DataFrame(),
             self._painted(),
             self.left_out,
@@ -438,6 +486,8 @@ class _Table:
             if model in BASELINES:
                 continue
             rows, seen, predicted = (np.concatenate(part) for part in zip(*parts, strict=True))
+            if not len(rows):
+                continue
             both = np.corrcoef(seen, predicted)[0, 1] if seen.std() and predicted.std() else float("nan")
             painted.append(
                 Painted(

@@ -121,9 +121,10 @@ def _summary(found: Evaluated) -> str:
     cells = found.rows[["sample", "n_cells", "scenario"]].drop_duplicates()
     largest = cells.groupby("sample")["n_cells"].max()
     words = ", ".join(f"{html.escape(str(s))} ({n:,} scored)" for s, n in largest.items())
-    left = ", ".join(f"{n:,} of {html.escape(s)}" for s, n in found.left_out.items() if n)
-    out = f" Cells whose spot has no counts are left out: {left}." if left else ""
-    return f"<p>Samples: {words}.{out} r is Pearson's correlation per gene; genes constant in truth are left out.</p>"
+    warned = "".join(f"<p>{html.escape(sentence)}." for sentence in found.warnings)
+    return (
+        f"<p>Samples: {words}. r is Pearson's correlation per gene; genes constant in truth are left out.</p>{warned}"
+    )
 
 
 def html_figure(folder: Path, name: str, figure: Figure) -> str:

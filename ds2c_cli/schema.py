@@ -5,7 +5,7 @@ from __future__ import annotations
 SAMPLE_VERSION = 1  # samples/<sample>/
 CHECKPOINT_VERSION = 3  # checkpoints/<name>.pt
 PREDICTION_VERSION = 2  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
-METRICS_VERSION = 1  # evaluation/<name>/metrics.json
+METRICS_VERSION = 2  # evaluation/<name>/metrics.json
 EXPORT_VERSION = 1  # exports/
 
 # Files of a project (DESIGN 4)

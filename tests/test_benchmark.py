@@ -14,6 +14,7 @@ from PIL import Image
 from ds2c_cli import benchmark, metrics
 from ds2c_cli.benchmark_file import read_benchmark
 from ds2c_cli.errors import InputError, UsageError
+from ds2c_cli.evaluate import Piece
 from ds2c_cli.project import Project, Sample
 
 HEAD = """
@@ -272,6 +273,21 @@ def test_a_mean_of_networks_is_the_mean_of_what_they_say(ran, home):
         held[seed] = benchmark._read(path)
     mine = {seed: one.painted[0].prediction for seed, one in held.items()}
     np.testing.assert_allclose(mine["ensemble"], (mine["s0"] + mine["s1"]) / 2, atol=1e-5)
+
+
+def test_a_mean_of_networks_is_of_all_they_say():
+    """Of the rates too, which are what measured spots are shared out by."""
+    at = np.arange(2)
+
+    def network(value, spot_log):
+        same = np.full((2, 3), value, np.float32)
+        return lambda: iter([Piece(at, at, at, at > 0, same, same + 1 if spot_log else None, same + 2)])
+
+    (mean,) = benchmark._mean_of([network(1, True), network(3, True)])()
+    for found, value in ((mean.share, 2), (mean.spot_log, 3), (mean.rates, 4)):
+        assert (found == value).all()
+    (mean,) = benchmark._mean_of([network(1, False), network(3, False)])()
+    assert mean.spot_log is None
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "benchmark"

@@ -222,6 +222,26 @@ def test_scores_of_written_predictions_equal_those_of_the_checkpoint(ds2c, train
     pd.testing.assert_series_equal(rows[0].sort_index(), rows[1].sort_index(), atol=1e-4)
 
 
+def test_written_deconvolved_predictions_are_scored_as_given_the_spots(ds2c, trained):
+    """Not as predictions from the image, and not shared out a second time."""
+    assert ds2c("predict", "two", "--checkpoint", "additive", "--mode", "deconvolve").code == 0
+    scored = []
+    for source in (("--checkpoint", "additive"), ("--predictions", trained / "predictions" / "additive-deconvolve")):
+        ran = ds2c("evaluate", "two", *source, "--name", "x", "--json", "--no-baselines")
+        scored.append(pd.DataFrame(json.loads(ran.out)["rows"]))
+    model, written = scored
+    assert set(written["model"]) == {"additive + spot"}
+    keys = ["scenario", "metric", "genes"]
+    given = model[model["model"] == "additive + spot"].set_index(keys)["value"].sort_index()
+    pd.testing.assert_series_equal(written.set_index(keys)["value"].sort_index(), given, atol=1e-4)
+
+
+def test_two_kinds_of_sources_are_not_scored_at_once(ds2c, trained):
+    folder = trained / "predictions" / "additive"
+    ran = ds2c("evaluate", "--checkpoint", "additive", "--predictions", folder)
+    assert (ran.code, "two sources" in ran.err) == (2, True)
+
+
 def test_a_slide_with_cells_only_can_be_predicted(ds2c, painted, trained):
     source = painted / "two"
     ran = ds2c("prepare", source / "slide.tif", "--cells", source / "cells.parquet", "--sample", "new", *COMMON)
@@ -297,6 +317,10 @@ def test_measured_spots_with_pseudo_cells(ds2c, painted, at, tmp_path):
     ran = ds2c("evaluate", "--project", tmp_path, "--json")
     rows = pd.DataFrame(json.loads(ran.out)["rows"])
     assert set(rows["metric"]) == {"spot_pearson"}
+    assert ds2c("predict", "--checkpoint", "additive", "--project", tmp_path).code == 0
+    written = tmp_path / "predictions" / "additive"
+    ran = ds2c("evaluate", "--predictions", written, "--project", tmp_path)
+    assert (ran.code, "predictions of cells only" in ran.err, "--checkpoint" in ran.err) == (3, True, True)
 
 
 def test_a_project_without_embeddings_names_the_command(ds2c, painted, tmp_path):

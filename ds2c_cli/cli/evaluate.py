@@ -49,11 +49,7 @@ def command(
     report = write_report(home, found)
     for table in tables_of(found):
         console.table(table.title, table.columns, table.rows)
-    for sample, number in found.left_out.items():
-        if number:
-            console.warn(f"{sample}: {number:,} cells have a spot without counts as context and are left out")
-    for sample, number in found.constant.items():
-        if number:
-            console.warn(f"{sample}: {number:,} genes of the panel have no count in it and are left out")
+    for sentence in found.warnings:
+        console.warn(sentence)
     console.result([report], {"report": report, "metrics": found.folder / "metrics.json",
                               "rows": found.rows.to_dict("records")})  # fmt: skip
