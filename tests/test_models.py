@@ -199,8 +199,9 @@ def test_the_expected_log_of_many_counts_is_the_log_of_their_mean():
 
 @pytest.mark.parametrize("total", [80.0, 660.0, 20_000.0])
 def test_the_spread_is_that_of_negative_binomial_counts(total):
-    means, size = np.array([1e-4, 0.03, 0.5, 2.0, 9.0, 60.0]), np.array([0.5, 3.0, 20.0, 1.0, 3.0, 3.0])
-    counts = np.arange(4000)
+    means = np.array([1e-4, 0.03, 0.5, 2.0, 9.0, 60.0, 64.0, 110.0, 110.0, 150.0, 1000.0, 3000.0])
+    size = np.array([0.5, 3.0, 20.0, 1.0, 3.0, 3.0, 1000.0, 3000.0, 0.1, 200.0, 30.0, 3.0])
+    counts = np.arange(40_000)
     log = np.log1p(1e4 * counts / total)
     chance = nbinom.pmf(counts, size[:, None], (size / (size + means))[:, None])
     brute = np.sqrt((chance * log**2).sum(1) - (chance * log).sum(1) ** 2)

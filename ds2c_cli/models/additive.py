@@ -178,30 +178,55 @@ def expected_log(mean: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
 
 
 TAIL = 1e-4  # of the probability, which is counted as if it were all at the last count reached
-MOST = 2000
+EXACT = 64  # counts that are gone through one by one
+STEPS = 128  # in log k, over the counts beyond
 
 
 def log_spread(mean: torch.Tensor, total: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
     """SD of log1p(1e4 k / total) for negative binomial k of a mean (n, G) and size (G,), totals (n, 1): (n, G).
 
-    Count after count, for the genes that have any probability left.
+    Count after count, for the genes that have any probability left; what is left beyond is integrated over log k.
     """
     found, genes = torch.zeros_like(mean), torch.arange(mean.shape[1], device=mean.device)
     chance = torch.exp(size * (torch.log(size) - torch.log(size + mean)))  # of a count of 0
     again, left = mean / (size + mean), 1 - chance
     first, second = torch.zeros_like(mean), torch.zeros_like(mean)
-    for count in range(1, MOST + 1):
+    for count in range(1, EXACT + 1):
         chance = chance * again * (count - 1 + size) / count
         left = left - chance
         log = torch.log1p(TARGET_SUM * count / total)
         first, second = first + chance * log, second + chance * log**2
-        done = ~(left > TAIL).any(0) if count < MOST else torch.ones_like(genes, dtype=torch.bool)
+        done = ~(left > TAIL).any(0)
         if done.any():
             rest = left[:, done].clamp(min=0)
-            mean_log, mean_square = first[:, done] + rest * log, second[:, done] + rest * log**2
-            found[:, genes[done]] = (mean_square - mean_log**2).clamp(min=0).sqrt()
+            found[:, genes[done]] = _deviation(1, first[:, done] + rest * log, second[:, done] + rest * log**2)
             genes, size = genes[~done], size[~done]
             chance, again, left, first, second = (part[:, ~done] for part in (chance, again, left, first, second))
         if not len(genes):
-            break
+            return found
+    beyond = _moments_beyond(mean[:, genes].double(), total.double(), size.double())
+    parts = (part + more for part, more in zip((1 - left, first, second), beyond, strict=True))
+    found[:, genes] = _deviation(*parts).to(found.dtype)
     return found
+
+
+def _moments_beyond(
+    mean: torch.Tensor, total: torch.Tensor, size: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of counts above EXACT: probability, and sums of the log and of its square, each (n, G); by the midpoint rule."""
+    relative = (1 / mean + 1 / size).sqrt()
+    low = (mean * torch.exp(-10 * relative)).clamp(min=EXACT + 0.5)
+    high = torch.maximum(mean * (1 + 12 * relative + 40 / size), 2 * low)
+    step = torch.log(high / low) / STEPS
+    chance, first, second = torch.zeros_like(mean), torch.zeros_like(mean), torch.zeros_like(mean)
+    for number in range(STEPS):
+        count = low * torch.exp((number + 0.5) * step)
+        here = log_negative_binomial(count, mean, size).exp() * count * step
+        log = torch.log1p(TARGET_SUM * count / total)
+        chance, first, second = chance + here, first + here * log, second + here * log**2
+    return chance, first, second
+
+
+def _deviation(chance: torch.Tensor | float, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """SD by the probability gone through and the sums of values and of their squares."""
+    return (second / chance - (first / chance) ** 2).clamp(min=0).sqrt()
