@@ -136,28 +136,37 @@ def cache_for(
 
 
 def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto", spread: bool = False) -> Iterator[Chunk]:
-    """Run the model over all spots of one sample, some thousand cells at a time, with `spread` also for its SD."""
+    """Run the model over all spots of one sample, some thousand cells at a time, with `spread` also for its SD.
+
+    A spot's members are in one chunk. Of very many cells that only share its context the others follow in chunks of the
+    same spot, whose `spot_log` is not told again: NaN.
+    """
     where = device_of(device)
     model = checkpoint.model.to(where)
-    for spots in spot_groups(bags.start.numpy(), len(checkpoint.genes)):
+    genes = len(checkpoint.genes)
+    for spots in spot_groups(bags.start.numpy(), genes):
         rows = torch.from_numpy(spots)
-        with torch.no_grad():
-            bag = checkpoint.standardise(bags.batch(rows)).to(where)
-            read = model.read(bag)
-            deviation = model.spread(bag) if spread else None
-            members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
-            read.spot_log[members == 0] = torch.nan
         index, spot_of = bags.cell_index(rows)
-        yield Chunk(
-            spots,
-            bags.cell_row[index.numpy()],
-            spot_of.numpy(),
-            bag.inside.cpu().numpy(),
-            read.share.cpu(),
-            read.share_log.cpu(),
-            read.spot_log.cpu(),
-            None if deviation is None else deviation.cpu(),
-        )
+        inside = bags.inside[index]
+        whole = checkpoint.standardise(bags.batch(rows)).to(where)
+        for number, (read_together, new) in enumerate(parts_of(inside, genes)):
+            with torch.no_grad():
+                bag = whole if len(read_together) == len(inside) else whole.only(read_together.to(where))
+                read = model.read(bag)
+                deviation = model.spread(bag) if spread else None
+                members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
+                read.spot_log[(members == 0) | (number > 0)] = torch.nan
+            cells = read_together[new]
+            yield Chunk(
+                spots,
+                bags.cell_row[index[cells].numpy()],
+                spot_of[cells].numpy(),
+                inside[cells].numpy(),
+                read.share[new].cpu(),
+                read.share_log[new].cpu(),
+                read.spot_log.cpu(),
+                None if deviation is None else deviation[new].cpu(),
+            )
 
 
 def spot_groups(start: np.ndarray, genes: int) -> list[np.ndarray]:
@@ -165,8 +174,26 @@ def spot_groups(start: np.ndarray, genes: int) -> list[np.ndarray]:
 
     The cells of spot s are start[s] : start[s + 1], start (S + 1,).
     """
-    at_once = min(CELLS_AT_ONCE, max(1, VALUES_AT_ONCE // genes))
-    return np.split(np.arange(len(start) - 1), np.flatnonzero(np.diff(start[:-1] // at_once)) + 1)
+    return np.split(np.arange(len(start) - 1), np.flatnonzero(np.diff(start[:-1] // _cells_at_once(genes))) + 1)
+
+
+def parts_of(inside: torch.Tensor, genes: int) -> Iterator[tuple[torch.Tensor, slice]]:
+    """Of a group's cells, members or not (c,), the rows to read together, and which of these were not read before.
+
+    That is all of them, unless beyond the array so many cells have taken one of its spots for their context that they
+    do not fit: then the members, whom the spot consists of, are read again with each part of the others.
+    """
+    at_once = _cells_at_once(genes)
+    if len(inside) <= 2 * at_once:
+        yield torch.arange(len(inside)), slice(None)
+        return
+    members, others = torch.nonzero(inside)[:, 0], torch.nonzero(~inside)[:, 0]
+    for number, part in enumerate(others.split(at_once)):
+        yield torch.cat([members, part]), slice(len(members) if number else 0, None)
+
+
+def _cells_at_once(genes: int) -> int:
+    return min(CELLS_AT_ONCE, max(1, VALUES_AT_ONCE // genes))
 
 
 def _predict_sample(

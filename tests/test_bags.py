@@ -11,17 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from ds2c_cli import predict
 from ds2c_cli.bags import Bags, load_bags
 from ds2c_cli.cache import Cache, tile_keys
+from ds2c_cli.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.deconvolve import share_out
 from ds2c_cli.embed import embed
 from ds2c_cli.material import Sources
 from ds2c_cli.models import MODELS
 from ds2c_cli.models.bag import segment_sum
 from ds2c_cli.models.baselines import area_split, even_split
+from ds2c_cli.predict import chunks
 from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
-from ds2c_cli.settings import Embedding, Geometry
+from ds2c_cli.settings import Embedding, Geometry, Training
 
 D, G = 5, 7
 
@@ -210,3 +213,32 @@ def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
     of_first = (chosen[0].cells["spot"] == last_of_first).sum()
     assert bags.start[last_of_first + 1] - bags.start[last_of_first] == of_first
     assert len(bags.cells) == len(chosen[0].cells) + len(cells) - len(lost)
+
+
+def by_cell_and_spot(checkpoint, bags):
+    """Everything that is read, in order of cells and spots; each is told once."""
+    spot_log, rows, shares = np.full((bags.n_spots, len(checkpoint.genes)), np.nan), [], []
+    for chunk in chunks(checkpoint, bags, "cpu"):
+        told = ~np.isnan(chunk.spot_log[:, 0].numpy())
+        assert np.isnan(spot_log[chunk.spots[told]]).all()
+        spot_log[chunk.spots[told]] = chunk.spot_log[told]
+        rows.append(np.c_[chunk.cells, chunk.spots[chunk.spot_of], chunk.inside])
+        shares.append(torch.cat([chunk.share, chunk.share_log], 1).numpy())
+    order = np.argsort(np.concatenate(rows)[:, 0])
+    return np.concatenate(rows)[order], np.concatenate(shares)[order], spot_log
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.features == "tiles"])
+def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monkeypatch, name):
+    chosen, cache = samples
+    bags = load_bags(chosen[:1], cache, COLOUR, outside=True)
+    torch.manual_seed(0)
+    model = build_model(Training(name, hidden=8), bags.tiles.shape[1], 3).eval()
+    checkpoint = Checkpoint(model, *standardisation(bags, np.arange(bags.n_spots)), {"genes": list("abc")})
+    whole = by_cell_and_spot(checkpoint, bags)
+    monkeypatch.setattr(predict, "CELLS_AT_ONCE", 2)
+    sizes = [len(chunk.cells) for chunk in chunks(checkpoint, bags, "cpu")]
+    members = np.bincount(whole[0][whole[0][:, 2] == 1, 1])
+    assert max(sizes) <= max(members) + 2 < (bags.start[1:] - bags.start[:-1]).max()
+    for all_at_once, in_parts in zip(whole, by_cell_and_spot(checkpoint, bags), strict=True):
+        np.testing.assert_allclose(in_parts, all_at_once, rtol=1e-4, atol=1e-4)

@@ -194,6 +194,18 @@ def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags,
         torch.testing.assert_close(cell[i], 1e4 * F.normalize(rates[under].mean(0), p=1, dim=0), rtol=1e-3, atol=1e-2)
 
 
+def test_some_cells_of_a_bag_see_what_they_saw_among_all(bags):
+    bag = bags.batch(torch.tensor([4, 1, 9]))
+    chosen = torch.tensor([7, 0, 3])
+    some = bag.only(chosen)
+    assert torch.equal(some.spot_of, bag.spot_of[chosen])
+    assert torch.equal(some.superpixels.features, bag.superpixels.features)
+    for i, c in enumerate(chosen.tolist()):
+        under = bag.superpixels.cell_row[bag.superpixels.cell_of == c]
+        assert len(under)
+        assert torch.equal(some.superpixels.cell_row[some.superpixels.cell_of == i], under)
+
+
 def test_istar_sees_no_place_and_no_neighbour_and_scstgcn_both(bags):
     torch.manual_seed(0)
     centre, spread, _ = standardisation(bags, np.arange(bags.n_spots))

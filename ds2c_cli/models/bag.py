@@ -24,6 +24,14 @@ class SuperpixelBag:
         """With features less their centre (d,), in spreads (d,)."""
         return replace(self, features=(self.features - centre) / spread)
 
+    def only(self, cells: torch.Tensor, number: int) -> SuperpixelBag:
+        """Of `number` cells with these rows (c,), in their order."""
+        place = torch.full((number,), -1, device=cells.device)
+        place[cells] = torch.arange(len(cells), device=cells.device)
+        cell_of = place[self.cell_of]
+        kept = cell_of >= 0
+        return replace(self, cell_row=self.cell_row[kept], cell_of=cell_of[kept])
+
     def to(self, device: torch.device) -> SuperpixelBag:
         """All tensors on a device."""
         tensors = ("features", "around", "spot_row", "spot_of", "cell_row", "cell_of")
@@ -49,6 +57,12 @@ class Bag:
     @property
     def n_spots(self) -> int:
         return len(self.own)
+
+    def only(self, cells: torch.Tensor) -> Bag:
+        """With these rows (c,) of the cells, in their order, and all spots."""
+        kept = {name: getattr(self, name)[cells] for name in ("cells", "area", "spot_of", "inside")}
+        superpixels = self.superpixels.only(cells, len(self.cells)) if self.superpixels else None
+        return replace(self, superpixels=superpixels, **kept)
 
     def to(self, device: torch.device) -> Bag:
         """All tensors on a device."""
