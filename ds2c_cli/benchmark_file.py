@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Sequence
+import typing
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +16,20 @@ from .io.hest import open_hest
 from .manifest import COLUMNS, Request, requests_of
 from .models import MODELS
 from .models.baselines import BASELINES
-from .settings import Embedding, Geometry, Training, preset, resolve
+from .settings import DEFAULT_ENCODER, PRESETS, Embedding, Geometry, Training, preset, resolve
 
 SplitBy = Literal["donor", "patient", "sample"]
 FOLDS = 5  # at most; DESIGN 9
-KEYS = (
-    "name", "preset", "split_by", "models", "encoders", "seeds", "reference", "ensemble", "gene", "geometry",
-    "training", "model", "encoder", "design", "sample",
-)  # fmt: skip
+# What a file may say, and its kind; settings of training, geometry and encoders are checked where they are resolved.
+KEYS: dict[str, Any] = {
+    "name": str, "preset": str, "split_by": str, "models": list[str], "encoders": list[str], "seeds": list[int],
+    "reference": str, "ensemble": bool, "gene": str, "geometry": dict, "training": dict, "model": list[dict],
+    "encoder": list[dict], "design": list[dict], "sample": list[dict],
+}  # fmt: skip
+MODEL_KEYS = {"name": str, "ablation": bool}
+ENCODER_KEYS = {"name": str}
+DESIGN_KEYS = {"name": str, "cohorts": list[str], "folds": int, "ood": list[str]}
+KINDS = {str: "word", bool: "true or false value", int: "whole number", dict: "table"}
 IS, OOS, OOD = "IS", "OOS", "OOD"
 ENSEMBLE = "ensemble"  # of a model's seeds; part of its name in tables
 
@@ -53,10 +61,14 @@ class Fold:
     scenario: dict[str, str]  # by sample: IS, OOS or OOD
 
     @property
+    def series(self) -> str:
+        """What its number counts."""
+        return f"{self.design}-ood" if OOD in self.scenario.values() else self.design
+
+    @property
     def name(self) -> str:
         """For files."""
-        kind = "-ood" if OOD in self.scenario.values() else ""
-        return f"{self.design}{kind}-fold{self.number}"
+        return f"{self.series}-fold{self.number}"
 
 
 @dataclass(frozen=True)
@@ -74,48 +86,50 @@ class Benchmark:
     ensemble: bool = False  # the seeds of a model also averaged
     gene: str = ""  # the one that is painted; empty: the most variable
     designs: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # samples that are in the file for nothing, and why
 
 
 def read_benchmark(path: Path, split_by: str = "") -> Benchmark:
-    """Read and check a benchmark file; `split_by` overrules the file's.
+    """Read and check a benchmark file; `split_by` overrules the file's, and is part of the names of what it makes.
 
     Paths are as seen from its folder. Raises InputError or UsageError that names what is wrong in it.
     """
     document = _document(path)
-    geometry = resolve(Geometry, {}, {}, {**preset(document.get("preset", "")), **document.get("geometry", {})})
-    tables = document.get("sample", [])
-    if not tables:
-        raise InputError(f"{path} has no [[sample]]", "Write one a slide, with the columns of a manifest.")
-    rows = []
-    for number, table in enumerate(tables, 1):
-        place = f"sample {table.get('sample', table.get('hest_id', number))}"
-        if unknown := [key for key in table if key not in (*COLUMNS, "patient")]:
-            raise InputError(f"{path}, {place}: {', '.join(unknown)} is not known", f"Keys are {', '.join(COLUMNS)}.")
-        rows.append((place, {key: _text(value) for key, value in table.items() if key != "patient"}))
-    requests = [_with_donor(request) for request in requests_of(rows, path, geometry)]
-    chosen = split_by or document.get("split_by", "donor")
-    if chosen not in ("donor", "patient", "sample"):
+    geometry = _geometry(path, document)
+    tables, requests, left_out = _samples(path, document, geometry)
+    own = document.get("split_by", "donor")
+    chosen = split_by or own
+    if chosen not in typing.get_args(SplitBy):
         raise UsageError(f"split_by is donor, patient or sample, not {chosen!r}", f"Correct {path}.")
+    other_split = "" if chosen == own else f"-by-{chosen}"
     group = {request.name: _group(request, table, chosen) for request, table in zip(requests, tables, strict=True)}
     cohort = {request.name: request.cohort or "cohort" for request in requests}
-    folds = list(_folds(path, document.get("design", []), group, cohort))
-    models = _models(path, document)
+    folds = list(_numbered(_folds(path, document.get("design", []), group, cohort, other_split)))
+    models, encoders = _models(path, document), _encoders(path, document)
+    _all_different(path, "fold", [fold.name for fold in folds])
+    _all_different(path, "network", [f"{encoder.name}-{model.name}" for encoder in encoders for model in models])
     reference = document.get("reference", "additive" if "additive" in [m.name for m in models] else models[0].name)
     if reference not in [model.name for model in models]:
         raise InputError(f"{path}: the reference {reference!r} is none of its models", "Name one of them.")
     return Benchmark(
-        document.get("name", path.stem),
+        document.get("name", path.stem) + other_split,
         requests,
         geometry,
         folds,
         models,
-        _encoders(path, document),
-        [int(seed) for seed in document.get("seeds", [0, 1, 2])],
+        encoders,
+        _seeds(path, document),
         reference,
-        bool(document.get("ensemble", False)),
+        document.get("ensemble", False),
         document.get("gene", ""),
         list(dict.fromkeys(fold.design for fold in folds)),
+        left_out,
     )
+
+
+def file_name(*words: str) -> str:
+    """Words as one name of a file."""
+    return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in word) for word in words)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -127,7 +141,66 @@ def _document(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not valid TOML ({error})", "Correct the line it names.") from error
     if unknown := [key for key in document if key not in KEYS]:
         raise InputError(f"{path}: there is no setting {', '.join(unknown)}", f"Known: {', '.join(KEYS)}.")
+    _check_kinds(str(path), document, KEYS)
     return document
+
+
+def _check_kinds(place: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise InputError for a value that is not of its key's kind."""
+    for key in table.keys() & kinds.keys():
+        kind, value = kinds[key], table[key]
+        (one,) = typing.get_args(kind) or (kind,)
+        if one is kind:
+            fits, words = type(value) is kind, f"a {KINDS[kind]}"
+        else:
+            fits = isinstance(value, list) and all(type(each) is one for each in value)
+            words = f"a list of {KINDS[one]}s" if one is not dict else f"tables, [[{key}]]"
+        if not fits:
+            raise InputError(f"{place}: {key} must be {words}, not {value!r}", "Correct it, or leave it out.")
+
+
+def _geometry(path: Path, document: Mapping[str, Any]) -> Geometry:
+    name = document.get("preset", "")
+    if name and name not in PRESETS:
+        raise InputError(f"{path}: there is no preset {name!r}", f"Known: {', '.join(PRESETS)}.")
+    return resolve(Geometry, {}, {}, {**preset(name), **document.get("geometry", {})}, f"{path}, [geometry]")
+
+
+def _seeds(path: Path, document: Mapping[str, Any]) -> list[int]:
+    seeds: list[int] = document.get("seeds", [0, 1, 2])
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"{path}: seeds must be different numbers from 0, not {seeds}", "Write seeds = [0, 1, 2].")
+    return seeds
+
+
+def _samples(
+    path: Path, document: Mapping[str, Any], geometry: Geometry
+) -> tuple[list[dict[str, Any]], list[Request], list[str]]:
+    """The samples with counts as written and as requests, and the others, in sentences."""
+    tables = document.get("sample", [])
+    if not tables:
+        raise InputError(f"{path} has no [[sample]]", "Write one a slide, with the columns of a manifest.")
+    rows = []
+    for number, table in enumerate(tables, 1):
+        place = f"sample {table.get('sample', table.get('hest_id', number))}"
+        if unknown := [key for key in table if key not in (*COLUMNS, "patient")]:
+            raise InputError(f"{path}, {place}: {', '.join(unknown)} is not known", f"Keys are {', '.join(COLUMNS)}.")
+        rows.append((place, {key: _text(value) for key, value in table.items() if key != "patient"}))
+    requests = [_with_donor(request) for request in requests_of(rows, path, geometry)]
+    counted = [(table, request) for table, request in zip(tables, requests, strict=True) if _has_counts(request)]
+    left_out = [
+        f"{request.name}: no counts to learn from or to score against"
+        for request in requests
+        if not _has_counts(request)
+    ]
+    if not counted:
+        raise InputError(f"{path}: no sample has counts", "Add counts = FILE to a [[sample]].")
+    return [table for table, _ in counted], [request for _, request in counted], left_out
+
+
+def _has_counts(request: Request) -> bool:
+    sources = request.sources
+    return any(source is not None for source in (sources.counts, sources.visium, sources.xenium, sources.hest))
 
 
 def _text(value: Any) -> str:
@@ -159,53 +232,73 @@ def _patient(request: Request) -> str:
 
 
 def _folds(
-    path: Path, designs: Sequence[dict[str, Any]], group: dict[str, str], cohort: dict[str, str]
+    path: Path,
+    designs: Sequence[dict[str, Any]],
+    group: dict[str, str],
+    cohort: dict[str, str],
+    other_split: str,
 ) -> Iterator[Fold]:
-    """Every design's folds; without designs, one for each cohort.
+    """Every design's folds, not numbered yet; without designs, one for each cohort.
 
     A design with `ood` trains on all samples of its cohorts, and is scored on those cohorts alone.
     """
     for design in designs or [{"cohorts": [name]} for name in dict.fromkeys(cohort.values())]:
-        if unknown := [key for key in design if key not in ("name", "cohorts", "folds", "ood")]:
-            raise InputError(f"{path}: a design has no {', '.join(unknown)}", "It has name, cohorts, folds and ood.")
-        for each in (*design.get("cohorts", []), *design.get("ood", [])):
-            if each not in cohort.values():
-                raise InputError(f"{path}: a design names the cohort {each!r}", "No sample is of it.")
-        inside = [name for name, of in cohort.items() if of in design.get("cohorts", [])]
-        if not inside:
-            raise InputError(f"{path}: a design has no cohorts to train on", 'Write cohorts = ["..."].')
-        name = design.get("name", "+".join(design["cohorts"]))
+        _check_design(path, design, cohort.values())
+        inside = [name for name, of in cohort.items() if of in design["cohorts"]]
+        name = design.get("name", "+".join(design["cohorts"])) + other_split
         if design.get("ood"):
             apart = {sample: OOD for sample, of in cohort.items() if of in design["ood"]}
-            yield Fold(name, 1 + _earlier(designs, design), tuple(inside), apart)
+            yield Fold(name, 0, tuple(inside), apart)
             continue
         groups = sorted({group[sample] for sample in inside})
         count = min(design.get("folds", FOLDS), len(groups))
         if count < 2:
-            yield Fold(name, 1, tuple(inside), dict.fromkeys(inside, IS))
+            yield Fold(name, 0, tuple(inside), dict.fromkeys(inside, IS))
             continue
         for number in range(count):
             out = [sample for sample in inside if group[sample] in groups[number::count]]
             kept = [sample for sample in inside if sample not in out]
-            yield Fold(name, number + 1, tuple(kept), dict.fromkeys(kept, IS) | dict.fromkeys(out, OOS))
+            yield Fold(name, 0, tuple(kept), dict.fromkeys(kept, IS) | dict.fromkeys(out, OOS))
 
 
-def _earlier(designs: Sequence[dict[str, Any]], design: dict[str, Any]) -> int:
-    """How many OOD designs of the same name stand before this one."""
-    before = designs[: list(designs).index(design)]
-    return sum(1 for other in before if other.get("ood") and other.get("name") == design.get("name"))
+def _check_design(path: Path, design: dict[str, Any], cohorts: Iterable[str]) -> None:
+    if unknown := [key for key in design if key not in DESIGN_KEYS]:
+        raise InputError(f"{path}: a design has no {', '.join(unknown)}", f"It has {', '.join(DESIGN_KEYS)}.")
+    _check_kinds(f"{path}, [[design]]", design, DESIGN_KEYS)
+    if not design.get("cohorts"):
+        raise InputError(f"{path}: a design has no cohorts to train on", 'Write cohorts = ["..."].')
+    if design.get("folds", 1) < 1:
+        raise InputError(f"{path}: a design has {design['folds']} folds", "Write 1 to hold nothing out.")
+    for each in (*design["cohorts"], *design.get("ood", [])):
+        if each not in cohorts:
+            raise InputError(f"{path}: a design names the cohort {each!r}", "No sample with counts is of it.")
+    if both := [each for each in design.get("ood", []) if each in design["cohorts"]]:
+        raise InputError(
+            f"{path}: a design trains on the cohort {both[0]!r}, which is therefore not out of distribution",
+            "Leave it out of cohorts or of ood.",
+        )
+
+
+def _numbered(folds: Iterable[Fold]) -> Iterator[Fold]:
+    """Folds counted over all designs of one name."""
+    count: Counter[str] = Counter()
+    for fold in folds:
+        count[fold.series] += 1
+        yield replace(fold, number=count[fold.series])
 
 
 def _models(path: Path, document: dict[str, Any]) -> list[ModelEntry]:
     base = document.get("training", {})
+    resolve(Training, {}, {}, base, f"{path}, [training]")
     entries = [{"model": name} for name in document.get("models", [])] + document.get("model", [])
     models = []
     for entry in entries or [{"model": "paper"}, {"model": "additive"}]:
-        settings = {key: value for key, value in entry.items() if key not in ("name", "ablation")}
-        training = resolve(Training, {}, {}, {**base, **settings})
-        if training.model not in MODELS:
-            raise UsageError(f"{path}: there is no model {training.model!r}", f"Known: {', '.join(MODELS)}.")
-        models.append(ModelEntry(entry.get("name", training.model), training, bool(entry.get("ablation", False))))
+        place = f"{path}, model {entry.get('name', entry.get('model', ''))}"
+        _check_kinds(place, entry, MODEL_KEYS)
+        settings = {key: value for key, value in entry.items() if key not in MODEL_KEYS}
+        training = resolve(Training, {}, {}, {**base, **settings}, place)
+        _check_model(path, place, training)
+        models.append(ModelEntry(entry.get("name", training.model), training, entry.get("ablation", False)))
     _all_different(path, "model", [model.name for model in models])
     for model in models:
         if SEES_SPOT in model.name or model.name in BASELINES or ENSEMBLE in model.name:
@@ -216,21 +309,38 @@ def _models(path: Path, document: dict[str, Any]) -> list[ModelEntry]:
     return models
 
 
+def _check_model(path: Path, place: str, training: Training) -> None:
+    if training.model not in MODELS:
+        raise UsageError(f"{path}: there is no model {training.model!r}", f"Known: {', '.join(MODELS)}.")
+    for name in ("context", "pooling"):
+        if name not in MODELS[training.model].options and getattr(training, name) != getattr(Training, name):
+            raise InputError(
+                f"{place}: {training.model} has no {name}",
+                f"Write {name} in the [[model]] that it is for, not in [training].",
+            )
+
+
 def _encoders(path: Path, document: dict[str, Any]) -> list[EncoderEntry]:
     encoders = []
     for entry in [{"encoder": name} for name in document.get("encoders", [])] + document.get("encoder", []):
-        settings = {key: value for key, value in entry.items() if key != "name"}
+        place = f"{path}, encoder {entry.get('name', entry.get('encoder', ''))}"
+        _check_kinds(place, entry, ENCODER_KEYS)
+        settings = {key: value for key, value in entry.items() if key not in ENCODER_KEYS}
         if settings.get("weights"):
-            settings["weights"] = str(path.parent / settings["weights"])
-        embedding = resolve(Embedding, {}, {}, settings)
-        encoders.append(EncoderEntry(entry.get("name", embedding.encoder), embedding))
+            settings["weights"] = str(path.parent / str(settings["weights"]))
+        embedding = resolve(Embedding, {}, {}, settings, place)
+        encoders.append(EncoderEntry(entry.get("name", embedding.encoder or DEFAULT_ENCODER), embedding))
     if not encoders:
-        encoders.append(EncoderEntry(Embedding.encoder, Embedding()))
+        encoders.append(EncoderEntry(DEFAULT_ENCODER, Embedding()))
     _all_different(path, "encoder", [encoder.name for encoder in encoders])
     return encoders
 
 
 def _all_different(path: Path, what: str, names: list[str]) -> None:
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
+    """Raise InputError for two that would have the same files."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(file_name(name), name)) != name:
+            raise InputError(f"{path}: files of the {what}s {other} and {name} would have one name", "Rename one.")
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
         raise InputError(f"{path} has the {what} {twice[0]} twice", "Give each its own name.")

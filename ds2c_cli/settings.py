@@ -155,18 +155,18 @@ def resolve(
     flags: Mapping[str, Any],
     environment: Mapping[str, str],
     table: Mapping[str, Any],
+    place: str = "",
 ) -> Section:
-    """Fill a section from flag, then `DS2C_<FIELD>`, then `ds2c.toml`, then default.
+    """Fill a section from flag, then `DS2C_<FIELD>`, then a file's table, then default.
 
-    Raises UsageError for an unknown key of the file's table or a value of the wrong type.
+    `place` is where the table stands, by default the section in ds2c.toml. Raises UsageError for an unknown key of the
+    table or a value of the wrong type or size.
     """
     hints = typing.get_type_hints(section)
+    there = place or f"ds2c.toml, [{section.__name__.lower()}]"
     for key in table:
         if key not in hints:
-            raise UsageError(
-                f"ds2c.toml, [{section.__name__.lower()}]: there is no setting {key!r}",
-                f"Known: {', '.join(hints)}.",
-            )
+            raise UsageError(f"{there}: there is no setting {key!r}", f"Known: {', '.join(hints)}.")
     values: dict[str, Any] = {}
     for field in dataclasses.fields(section):
         variable = f"DS2C_{field.name.upper()}"
@@ -175,11 +175,16 @@ def resolve(
         elif variable in environment:
             source, value = variable, environment[variable]
         elif field.name in table:
-            source, value = f"ds2c.toml, {field.name}", table[field.name]
+            source, value = f"{there}: {field.name}", table[field.name]
         else:
             continue
         values[field.name] = _convert(value, hints[field.name], source)
-    return section(**values)
+    try:
+        return section(**values)
+    except UsageError as error:
+        if not place:
+            raise
+        raise UsageError(f"{place}: {error.message}", error.hint) from error
 
 
 def _convert(value: Any, kind: Any, source: str) -> Any:

@@ -221,13 +221,79 @@ def test_a_design_may_train_on_one_cohort_and_be_scored_on_another(painted, writ
         ('[[model]]\nname = "x"\nmodel = "guess"\n', "no model 'guess'"),
         # what a table would take for a model that was given the measured spots
         ('[[model]]\nname = "mlp, cell + spot"\nmodel = "mlp"\n', "called 'mlp, cell + spot'"),
+        ('[[model]]\nname = "a"\nhiden = 3\n', "model a: there is no setting 'hiden'"),
+        ('[[model]]\nname = "a"\nepochs = 0\n', "model a: epochs must be at least 1"),
+        ('[[model]]\nname = "a"\nmodel = "mlp"\ncontext = "cell"\n', "model a: mlp has no context"),
+        ('[[model]]\nname = 3\n', "name must be a word"),
+        ('[[model]]\nname = "additive: cell"\ncontext = "cell"\n', "would have one name"),
+        ('[[encoder]]\nencoder = "colour"\nprecison = "fp32"\n', "encoder colour: there is no setting 'precison'"),
+        ('[[encoder]]\nencoder = "colour"\nname = "colour-x"\n[[encoder]]\nname = "colour x"\n', "one name"),
+        ('[[design]]\ncohorts = "painted"\n', "cohorts must be a list of words"),
+        ('[[design]]\ncohorts = ["painted"]\nfolds = 0\n', "0 folds"),
+        ('[[design]]\ncohorts = ["painted"]\nood = ["painted"]\n', "not out of distribution"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_the_file_is_named(painted, write, words, said):
     text = words + HEAD if "[[" not in words else HEAD + words
+    path = write(text + sample(painted, "one"))
     with pytest.raises((InputError, UsageError)) as error:
-        read_benchmark(write(text + sample(painted, "one")))
+        read_benchmark(path)
     assert said in error.value.message
+    assert str(path) in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seeds = [0, 1]", "seeds = 3", "seeds must be a list of whole numbers, not 3"),
+        ("seeds = [0, 1]", 'seeds = ["a"]', "seeds must be a list of whole numbers"),
+        ("seeds = [0, 1]", "seeds = []", "seeds must be different numbers from 0"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seeds must be different numbers from 0"),
+        ("seeds = [0, 1]", "seeds = [-1]", "seeds must be different numbers from 0"),
+        ("ensemble = true", 'ensemble = "no"', "ensemble must be a true or false value"),
+        ('models = ["mlp", "additive"]', 'models = "mlp"', "models must be a list of words"),
+        ('[geometry]\nmembership = "centroid"\n', "geometry = 3\n", "geometry must be a table, not 3"),
+        ("[geometry]\n", "[geometry]\nspot = 3\n", "[geometry]: there is no setting 'spot'"),
+        ("[training]\n", "[training]\nepoch = 3\n", "[training]: there is no setting 'epoch'"),
+        ("[training]\n", '[training]\ncontext = "cell"\n', "model mlp: mlp has no context"),
+        ('preset = "um"', 'preset = "inch"', "no preset 'inch'"),
+    ],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_named_with_its_key(painted, write, old, new, said):
+    assert old in HEAD
+    path = write(HEAD.replace(old, new) + sample(painted, "one"))
+    with pytest.raises((InputError, UsageError)) as error:
+        read_benchmark(path)
+    assert said in error.value.message
+    assert str(path) in error.value.message
+
+
+def test_designs_of_one_name_share_no_fold(painted, write):
+    text = HEAD + '\n[[design]]\nname = "x"\ncohorts = ["a"]\n\n[[design]]\nname = "x"\ncohorts = ["b"]\n'
+    text += '\n[[design]]\ncohorts = ["a"]\nood = ["b"]\n\n[[design]]\nname = "a"\ncohorts = ["a"]\nood = ["b"]\n'
+    for name, cohort in (("one", "a"), ("two", "a"), ("one-b", "b"), ("two-b", "b")):
+        text += sample(painted, name, cohort=cohort)
+    folds = read_benchmark(write(text)).folds
+    assert [fold.name for fold in folds] == [
+        "x-fold1", "x-fold2", "x-fold3", "x-fold4", "a-ood-fold1", "a-ood-fold2",
+    ]  # fmt: skip
+
+
+def test_another_split_than_the_files_has_names_of_its_own(painted, write):
+    path = write(HEAD + sample(painted, "one") + sample(painted, "two"))
+    own, same, other = (read_benchmark(path, split) for split in ("", "donor", "sample"))
+    assert own == same
+    assert (own.name, other.name) == ("painted", "painted-by-sample")
+    assert not {fold.name for fold in own.folds} & {fold.name for fold in other.folds}
+
+
+def test_a_sample_without_counts_is_left_out_by_name(painted, write):
+    bare = "\n".join(line for line in sample(painted, "two").splitlines() if not line.startswith("counts"))
+    plan = read_benchmark(write(HEAD + sample(painted, "one") + bare))
+    assert [request.name for request in plan.requests] == ["one"]
+    assert plan.left_out == ["two: no counts to learn from or to score against"]
+    with pytest.raises(InputError, match="no sample has counts"):
+        read_benchmark(write(HEAD + bare))
 
 
 def test_samples_are_checked_as_a_manifest_is(painted, write):

@@ -76,9 +76,12 @@ def without_files(monkeypatch):
 
     def requests(rows, path, geometry):
         return [
-            Request(Sources(Path("x")), row.get("hest_id") or row["sample"], row.get("donor", ""), row["cohort"])
+            Request(
+                Sources(Path("x"), counts=Path("y")), row.get("hest_id") or row["sample"], row.get("donor", ""),
+                row["cohort"],
+            )
             for _, row in rows
-        ]
+        ]  # fmt: skip
 
     monkeypatch.setattr(benchmark_file, "requests_of", requests)
 
