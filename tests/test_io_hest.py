@@ -98,6 +98,17 @@ def sources(folder: Path, sample: str, **more: object) -> Sources:
     return Sources(folder / "wsis" / f"{sample}.tif", hest=folder, hest_id=sample, **more)
 
 
+@pytest.mark.parametrize(
+    ("said", "donor"), [("Patient 1", "Patient 1"), (7, "7"), (float("nan"), ""), (None, ""), ("  ", "")]
+)
+def test_a_patient_that_hest_does_not_name_is_no_donor(tmp_path, said, donor):
+    write_metadata(tmp_path, "NCBI1", patient=said)
+    for name in ("wsis/NCBI1.tif", "st/NCBI1.h5ad"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert open_hest(tmp_path, "NCBI1").donor == donor
+
+
 def test_a_xenium_sample_is_counted_from_its_transcripts(painted, tmp_path):
     """The same cells and counts as from the tables the sample was made of; what is no molecule of a cell is told."""
     one = painted / "one"

@@ -50,7 +50,8 @@ class Hest:
     def donor(self) -> str:
         """The patient as HEST names them, within the study; empty where it does not."""
         patient = self.metadata.get("patient")
-        return "" if patient in (None, "") else str(patient)
+        unknown = patient is None or patient != patient  # NaN, which HEST's table has for none
+        return "" if unknown else str(patient).strip()
 
 
 def hest_ids(folder: Path) -> list[str]:
