@@ -90,7 +90,7 @@ def train(
         "val": {s.name: s.record["recipe"] for s in held},
     }
     recipe = recipe_hash(made_from)
-    recorded = load_checkpoint(path).about["recipe"] if path.exists() and not force else None
+    recorded = _recipe_of(path) if path.exists() else None
     if not must_run(f"checkpoint {path}", recorded, recipe, force or dry_run):
         return Trained(path, unchanged=True)
 
@@ -137,6 +137,14 @@ def train(
             f"{lost:,} genes are left out, rare in a sample or not in all of them; {len(genes):,} are modelled"
         )
     return done
+
+
+def _recipe_of(path: Path) -> str:
+    """What a checkpoint was made from; none is like a file that cannot be read, such as one of an older version."""
+    try:
+        return load_checkpoint(path).about["recipe"]
+    except InputError:
+        return ""
 
 
 def with_own_defaults(settings: Training) -> Training:

@@ -15,7 +15,7 @@ from scipy.special import gammaln
 from scipy.stats import nbinom, poisson
 
 from ds2c_cli.deconvolve import share_out
-from ds2c_cli.models import MODELS
+from ds2c_cli.models import MODELS, additive
 from ds2c_cli.models.additive import expected_log, log_negative_binomial, log_spread
 from ds2c_cli.models.bag import Bag
 from ds2c_cli.models.base import Measured
@@ -293,7 +293,8 @@ def test_a_cells_log_is_expected_at_the_depth_of_its_spot(bag):
     assert (read.share_log <= torch.log1p(read.share) + 1e-4).all()  # Jensen
 
 
-def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag):
+def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag, monkeypatch):
+    monkeypatch.setattr(additive, "TRUSTED", 0.0)
     model = model_of("additive")
     model.depth.fill_(300.0)
     model.typical_total.fill_(2.0)
@@ -314,8 +315,12 @@ def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag):
         torch.testing.assert_close(read.share, model.cell(bag))  # what adds up is left alone
     alike = Measured(log[:1], torch.ones(1, 1), torch.ones(1, 1))
     one = replace(filled, own=filled.own[:1], around=filled.around[:1], spot_of=torch.zeros_like(filled.spot_of))
+    monkeypatch.undo()
     model.settle([(one, alike)])  # a single spot tells nothing
     assert model.reliability == 1
+    against = Measured(log, 700 / predicted, torch.full((2, 1), 300.0))
+    model.settle([(filled, against)])  # two that hardly differ little
+    assert 0.9 < model.reliability < 1
 
 
 @settings(max_examples=50, deadline=None)

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, must_run
 from ds2c_cli.settings import Embedding, Training
-from ds2c_cli.train import _labels, _usable, train_folds
+from ds2c_cli.train import _labels, _recipe_of, _usable, train_folds
 
 
 @pytest.fixture
@@ -47,6 +48,13 @@ def test_one_fold_leaves_nothing_out(tmp_path):
 def test_folds_and_named_samples_exclude_each_other(ds2c, tmp_path):
     ran = ds2c("train", "--folds", 3, "--val", "one", "--project", tmp_path)
     assert (ran.code, "Give one of the two" in ran.err) == (2, True)
+
+
+def test_a_checkpoint_of_an_older_version_is_in_the_way_until_force(tmp_path):
+    torch.save({"version": 1}, tmp_path / "old.pt")
+    assert _recipe_of(tmp_path / "old.pt") == ""
+    with pytest.raises(UsageError, match="is there already"):
+        must_run("checkpoint", _recipe_of(tmp_path / "old.pt"), "new", force=False)
 
 
 @pytest.mark.parametrize("name", ["seed", "genes"])

@@ -15,6 +15,7 @@ from .base import Measured, Reading, SpotModel, set_last_bias
 from .deepsets import DeepSets
 
 MEMBERS = 4
+TRUSTED = 10 * 0.1**2  # ten spots of totals that differ by a tenth
 
 
 class Additive(SpotModel):
@@ -102,14 +103,17 @@ class Additive(SpotModel):
 
     @torch.no_grad()
     def settle(self, held_out: Iterable[tuple[Bag, Measured]]) -> None:
-        """The slope of measured on predicted log totals: near 1 where the image tells how much a spot counts."""
+        """The slope of measured on predicted log totals: near 1 where the image tells how much a spot counts.
+
+        As if TRUSTED further spots had followed their predictions exactly: of three spots a slope says next to nothing.
+        """
         pairs = []
         for bag, measured in held_out:
             size = self._size(self.totals(self.rates(bag), bag))
             pairs.append(torch.cat([size, measured.total.clamp(min=1) / measured.depth], 1).log())
         predicted, found = (torch.cat(pairs) - torch.cat(pairs).mean(0)).T
-        slope = (predicted * found).sum() / (predicted**2).sum()
-        self.reliability.copy_(torch.where(torch.isfinite(slope), slope.clamp(0, 1), 1.0))
+        slope = ((predicted * found).sum() + TRUSTED) / ((predicted**2).sum() + TRUSTED)
+        self.reliability.copy_(slope.clamp(0, 1))
 
     def _learning(self, bag: Bag) -> list[torch.Tensor]:
         return list(self.rates_by_member(bag)) if self.training else [self.rates(bag)]
