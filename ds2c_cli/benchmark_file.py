@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .encoders import recipe_of
 from .errors import InputError, UsageError
 from .evaluate import SEES_SPOT
 from .io.hest import open_hest
@@ -329,6 +330,10 @@ def _encoders(path: Path, document: dict[str, Any]) -> list[EncoderEntry]:
         if settings.get("weights"):
             settings["weights"] = str(path.parent / str(settings["weights"]))
         embedding = resolve(Embedding, {}, {}, settings, place)
+        try:
+            recipe_of(embedding.encoder or DEFAULT_ENCODER)
+        except UsageError as error:
+            raise InputError(f"{path}: {error.message}", error.hint) from error
         encoders.append(EncoderEntry(entry.get("name", embedding.encoder or DEFAULT_ENCODER), embedding))
     if not encoders:
         encoders.append(EncoderEntry(DEFAULT_ENCODER, Embedding()))

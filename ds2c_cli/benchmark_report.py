@@ -13,11 +13,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from . import __version__
-from .benchmark import Results
-from .benchmark_file import ENSEMBLE, IS, Benchmark
+from .benchmark import Results, given_spot
+from .benchmark_file import ENSEMBLE, Benchmark
 from .evaluate import SEES_SPOT
 from .figures import ablation, areas, cells_per_spot, painted, score_by_genes
-from .models.baselines import BASELINES, SEE_SPOT
+from .metrics import RESAMPLES
+from .models.baselines import BASELINES
 from .project import Project, replacing, write_json
 from .report import STYLE, Table, html_figure, html_table
 from .schema import METRICS_VERSION
@@ -55,14 +56,10 @@ class Board:
     """Looks scores up: by model and encoder, design, the paper's column, metric and set of genes."""
 
     def __init__(self, results: Results) -> None:
-        rows = results.rows.copy()
-        rows["column"] = _columns(rows)
-        rows["unit"] = rows["fold"].astype(str) + "/" + rows["sample"]
-        rows = rows[rows["column"] != ""]
-        self.rows = rows
-        self._resamples = results.resamples
+        self.rows = results.rows[results.rows["column"] != ""]
+        self._means, self._differences = results.means, results.differences
         keys = ["model", "encoder", "design", "column", "metric", "genes"]
-        self._groups: dict[Any, pd.DataFrame] = dict(iter(rows.groupby(keys, sort=False)))
+        self._groups: dict[Any, pd.DataFrame] = dict(iter(self.rows.groupby(keys, sort=False)))
 
     def columns(self, metric: str) -> list[tuple[str, str]]:
         """(design, column) that any model has a score of this metric in, in the paper's order."""
@@ -77,28 +74,20 @@ class Board:
         frame = self._groups.get(key)
         if frame is None:
             return None
-        drawn = np.nanmean(self._resamples[frame.index], axis=0)
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        low, high = np.nanpercentile(self._means[key], [2.5, 97.5])
         by_seed = frame.groupby("seed")["value"].mean()
         return Mean(
             float(frame["value"].mean()), float(low), float(high), float(by_seed.std()) if len(by_seed) > 1 else np.nan
         )
 
-    def difference(self, model: tuple[str, str], other: tuple[str, str], *where: str) -> Mean | None:
-        """`model` less `other` on the samples and folds that both have, its interval paired; None without any."""
-        frames = [self._groups.get((*each, *where)) for each in (model, other)]
-        if any(frame is None for frame in frames):
+    def difference(self, model: tuple[str, str], reference: tuple[str, str], *where: str) -> Mean | None:
+        """`model` less the reference on the samples and folds that both have, its interval paired; None without any."""
+        drawn = self._differences.get((*model, reference[1], *where))
+        if drawn is None:
             return None
-        values, drawn = [], []
-        mine, theirs = (dict(iter(frame.groupby("unit"))) for frame in frames if frame is not None)
-        for unit in mine.keys() & theirs.keys():
-            a, b = mine[unit], theirs[unit]
-            values.append(a["value"].mean() - b["value"].mean())
-            drawn.append(np.nanmean(self._resamples[a.index], 0) - np.nanmean(self._resamples[b.index], 0))
-        if not values:
-            return None
-        low, high = np.nanpercentile(np.mean(drawn, 0), [2.5, 97.5])
-        return Mean(float(np.mean(values)), float(low), float(high), np.nan)
+        mine, theirs = (self._groups[(*each, *where)].groupby("unit")["value"].mean() for each in (model, reference))
+        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        return Mean(float((mine - theirs).mean()), float(low), float(high), np.nan)
 
 
 def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path:
@@ -123,7 +112,7 @@ def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path
     for name, figure in _figures(project, plan, board, results).items():
         parts.append(html_figure(results.folder, name, figure))
     parts.append("<h2>What it cost</h2>" + "".join(html_table(table) for table in _costs(results)))
-    parts.append(_footer(results))
+    parts.append(_footer())
     path = results.folder / "report.html"
     with replacing(path) as part:
         part.write_text("\n".join(parts))
@@ -138,8 +127,8 @@ def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]
     """
     intervals = not brief
     names = _names(plan, board)
-    image = [name for name in names if not _given_spot(name[0])]
-    given = [name for name in names if _given_spot(name[0])]
+    image = [name for name in names if not given_spot(name[0])]
+    given = [name for name in names if given_spot(name[0])]
     apart = _ablations(plan)
     ablated = [name for name in image if name[0] in apart or name[0] in ("paper", "additive")] if apart else []
     image = [name for name in image if name[0] not in apart]
@@ -163,14 +152,16 @@ def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]
 def difference_tables(plan: Benchmark, board: Board) -> list[Table]:
     """Every image-only model less the reference, of the same encoder where it has one."""
     tables = []
-    names = [name for name in _names(plan, board) if not _given_spot(name[0])]
+    names = [name for name in _names(plan, board) if not given_spot(name[0])]
     several = len({encoder for _, encoder in names if encoder}) > 1
     for genes, metric, words in (
         ("top100", "pearson", "top 100 genes"), ("hvg50", "pearson", "50 most variable genes"),
         ("hvg50", "within_spot", "within spots, 50 most variable genes"),
         ("top100", "spot_pearson", "spots, top 100 genes"), ("hvg50", "spot_pearson", "spots, 50 most variable genes"),
     ):  # fmt: skip
-        columns = board.columns(metric)
+        columns = [
+            where for where in board.columns(metric) if any(board.mean(*name, *where, metric, genes) for name in names)
+        ]
         rows = []
         for encoder in dict.fromkeys(encoder for _, encoder in names if encoder):
             for name in names:
@@ -181,26 +172,6 @@ def difference_tables(plan: Benchmark, board: Board) -> list[Table]:
                     rows.append([_called((name[0], encoder), several), *map(_signed, found)])
         tables.append(Table(f"Difference in mean r, {words}", ["model", *map(_heading, columns)], rows))
     return tables
-
-
-def _columns(rows: pd.DataFrame) -> list[str]:
-    """The paper's column of each row, empty where it has none: OOS is over all cells of a sample, and over its members
-    where no cell is outside. What is given the spots has members and others apart everywhere."""
-    whole = set(zip(rows["sample"], rows["scenario"], strict=True))
-    found = []
-    for model, sample, scenario, metric in rows[["model", "sample", "scenario", "metric"]].itertuples(index=False):
-        base = scenario.removesuffix("_in").removesuffix("_out")
-        if metric in ("spot_pearson", "within_spot"):
-            found.append(base)
-        elif _given_spot(model):
-            found.append(scenario if scenario != base else "")
-        elif base == "IS":
-            found.append(scenario)
-        elif scenario == base or (scenario.endswith("_in") and (sample, base) not in whole):
-            found.append(base)
-        else:
-            found.append("")
-    return found
 
 
 def _names(plan: Benchmark, board: Board) -> list[tuple[str, str]]:
@@ -219,10 +190,6 @@ def _names(plan: Benchmark, board: Board) -> list[tuple[str, str]]:
 def _ablations(plan: Benchmark) -> set[str]:
     names = {model.name for model in plan.models if model.ablation}
     return names | {f"{name}, {ENSEMBLE}" for name in names}
-
-
-def _given_spot(model: str) -> bool:
-    return model.endswith(SEES_SPOT) or model in SEE_SPOT
 
 
 def _table(
@@ -265,19 +232,22 @@ def _signed(mean: Mean | None) -> str | None:
 
 def _figures(project: Project, plan: Benchmark, board: Board, results: Results) -> dict[str, Figure]:
     """Curves and ablations a design, cells a spot, and a gene on each slide by the models that it was held out of."""
-    names = [name for name in _names(plan, board) if name[0] not in BASELINES and not _given_spot(name[0])]
+    names = [name for name in _names(plan, board) if name[0] not in BASELINES and not given_spot(name[0])]
     several, apart = len(plan.encoders) > 1, _ablations(plan)
     single = [name for name in names if ENSEMBLE not in name[0]]
     main = [_called(name, several) for name in single if name[0] not in apart]
     ablated = [_called(name, several) for name in single if name[0] in apart or name[0] in ("paper", "additive")]
-    pairs = zip(results.per_gene["model"], results.per_gene["encoder"], strict=True)
-    table = results.per_gene.assign(model=[_called(pair, several) for pair in pairs])
+    table = results.curves
+    pairs = zip(table["model"], table["encoder"], strict=True)
+    table = table.assign(model=[_called(pair, several) for pair in pairs])
     figures = {}
     for design in plan.designs:
         here = table[table["design"] == design]
         metric = "pearson" if (here["metric"] == "pearson").any() else "spot_pearson"
         here = here[here["metric"] == metric]
         scenarios = _scenarios(here)
+        if not scenarios:
+            continue
         figures[f"genes_{design}"] = score_by_genes(here, main, scenarios)
         if apart:
             figures[f"ablation_{design}"] = ablation(areas(here, ablated, scenarios), ablated, scenarios)
@@ -286,13 +256,11 @@ def _figures(project: Project, plan: Benchmark, board: Board, results: Results) 
         {name: project.sample(name).spots["n_cells"].to_numpy() for name in samples}
     )
     for sample in samples:
-        # Of several, the one that the slide was held out of.
-        slides = sorted((one for one in results.painted if one.sample == sample), key=lambda one: one.scenario == IS)
-        first = {(one.model, one.encoder): one for one in reversed(slides)}
+        slides = {(one.model, one.encoder): one for one in results.painted if one.sample == sample}
         shown = [
-            replace(first[name], model=f"{_called(name, several)}, {first[name].scenario}")
+            replace(slides[name], model=f"{_called(name, several)}, {slides[name].scenario}")
             for name in single
-            if name in first and name[0] not in apart
+            if name in slides and name[0] not in apart
         ]
         if shown:
             figures[f"painted_{sample}"] = painted(shown)
@@ -349,17 +317,19 @@ def _summary(project: Project, plan: Benchmark, results: Results) -> str:
         apart = ", ".join(f"{sample} {scenario}" for sample, scenario in fold.scenario.items() if scenario != "IS")
         words.append(f"{fold.name}: trained on {', '.join(fold.train)}; scored on these and on {apart or 'no other'}.")
     words += [f"Left out: {reason}." for reason in results.left_out]
+    words += [f"Failed: {what}: {reason}" for what, reason in results.failed.items()]
     if results.missing:
         words.append(f"Not there yet: {len(results.missing)} scores, among them {'; '.join(results.missing[:5])}.")
+    words += [f"Warning: {sentence}." for sentence in results.warnings]
     return "".join(f"<p>{html.escape(sentence)}" for sentence in words)
 
 
-def _footer(results: Results) -> str:
+def _footer() -> str:
     return (
         f"<p class=quiet>ds2c {__version__}. r is Pearson's correlation per gene over cells, or over spots, of "
         "log1p(1e4 c / total of the spot); genes constant in truth are left out. Top: a model's own best genes. Most "
         "variable: fixed on the training spots. Brackets: 95 % intervals, bootstrap over spatial blocks, "
-        f"{results.resamples.shape[1]:,} resamples; ±: SD between seeds. Seconds are of a shared machine."
+        f"{RESAMPLES:,} resamples; ±: SD between seeds. Seconds are of a shared machine."
     )
 
 
@@ -375,12 +345,12 @@ def _write_tables(plan: Benchmark, board: Board, results: Results) -> None:
         other = (plan.reference, row["encoder"])
         where = [row[key] for key in keys[2:]]
         mine = (row["model"], row["encoder"])
-        if _given_spot(mine[0]) or not mine[1] or mine == other:
+        if given_spot(mine[0]) or not mine[1] or mine == other:
             continue
         if found := board.difference(mine, other, *where):
             differences.append({**{key: row[key] for key in keys}, "less": plan.reference, **vars(found)})
     for name, table in (("table.csv", rows), ("differences.csv", differences)):
         with replacing(results.folder / name) as part:
             pd.DataFrame(table).to_csv(part, index=False, float_format="%.5f")
-    tidy = results.rows.astype(object).where(results.rows.notna(), None)
+    tidy = results.rows.drop(columns=["unit", "column"]).astype(object).where(results.rows.notna(), None)
     write_json(results.folder / "metrics.json", {"version": METRICS_VERSION, "rows": tidy.to_dict("records")})

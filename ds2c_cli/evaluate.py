@@ -83,12 +83,7 @@ class Scored:
         """What was not scored of the sample, in sentences."""
         if not self.rows:
             return [f"{sample}: nothing is scored, as no gene of the panel varies in it or it has none of them"]
-        said = []
-        if self.left_out:
-            said.append(f"{sample}: {self.left_out:,} cells have a spot without counts as context and are left out")
-        if self.constant:
-            said.append(f"{sample}: {self.constant:,} genes of the panel have no count in it and are left out")
-        return said
+        return not_scored(sample, self.left_out, self.constant)
 
 
 @dataclass(frozen=True)
@@ -236,6 +231,16 @@ def score(
             for piece in _baseline(predict, truth):
                 table.add(baseline, piece)
     return table.scored(about)
+
+
+def not_scored(sample: str, left_out: int, constant: int) -> list[str]:
+    """Sentences on the cells of a sample and the genes of a panel that are left out of its scores, where there are."""
+    said = []
+    if left_out:
+        said.append(f"{sample}: {left_out:,} cells have a spot without counts as context and are left out")
+    if constant:
+        said.append(f"{sample}: {constant:,} genes of the panel have no count in it and are left out")
+    return said
 
 
 def scenario_of(about: dict[str, Any], sample: Sample) -> str:

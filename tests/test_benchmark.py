@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,8 +16,9 @@ from PIL import Image
 from ds2c_cli import benchmark, metrics
 from ds2c_cli.benchmark_file import read_benchmark
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.evaluate import Piece
+from ds2c_cli.evaluate import Piece, Scored
 from ds2c_cli.project import Project, Sample
+from ds2c_cli.settings import Geometry
 
 HEAD = """
 name = "painted"
@@ -136,10 +139,13 @@ def test_a_second_run_does_nothing_again(ran, ds2c, monkeypatch, home):
     assert (costs["memory_mb"] > 50).all()
 
 
-def test_a_score_that_is_gone_is_made_again_and_said_to_be_missing_before(ran, ds2c, home):
+@pytest.mark.parametrize("left", [None, b"", b"PK\x03\x04 cut short"])
+def test_a_score_that_is_gone_or_damaged_is_made_again_and_said_to_be_missing_before(ran, ds2c, home, left):
     words, out = ran
     path = next((home / "project" / "benchmark" / "painted" / "scores").glob("*additive-s1/one.npz"))
     path.unlink()
+    if left is not None:
+        path.write_bytes(left)
     report = ds2c(*words, "--report-only")
     assert len(json.loads(report.out)["missing"]) == 1
     assert "not there yet" in report.err
@@ -179,6 +185,97 @@ def test_differences_are_paired(ran, home):
     mlp, additive = (table.loc[(model, "IS_in", "pearson", "top100")] for model in ("mlp", "additive"))
     assert one["value"] == pytest.approx(mlp["value"] - additive["value"], abs=2e-5)
     assert one["low"] <= one["value"] <= one["high"]
+
+
+@pytest.fixture
+def again(ran, home, tmp_path):
+    """A copy of what has run, of which a test may change all; its words, with the file's text as another has it."""
+    shutil.copytree(home, tmp_path / "copy")
+    file = tmp_path / "copy" / "benchmark.toml"
+
+    def words(change=lambda text: text):
+        file.write_text(change((home / "benchmark.toml").read_text()))
+        return ("benchmark", file, "--project", tmp_path / "copy" / "project", "--cache", tmp_path / "copy" / "cache")
+
+    return words
+
+
+def test_what_was_made_from_other_settings_is_no_score_and_is_replaced_only_by_force(ds2c, again, tmp_path):
+    """The other models go on."""
+    words = again(
+        lambda text: text.replace('["mlp", "additive"]', '["additive"]') + '\n[[model]]\nmodel = "mlp"\nhidden = 8\n'
+    )
+    checkpoints = tmp_path / "copy" / "project" / "checkpoints"
+    before = {path: path.stat().st_mtime_ns for path in checkpoints.glob("*.pt")}
+    told = json.loads(ds2c(*words, "--report-only", "--json").out)
+    assert "mlp" not in {row["model"] for row in told["rows"]}
+    assert any("mlp-s0 on one (made from other inputs" in each for each in told["missing"])
+
+    refused = ds2c(*words, "--json")
+    out = json.loads(refused.out)
+    assert refused.code == 1
+    assert set(out["failed"]) == {f"painted-fold{fold}-colour-mlp-s{seed}" for fold in (1, 2) for seed in (0, 1)}
+    assert "--force" in refused.err
+    models = {row["model"] for row in out["rows"]}
+    assert {"additive", "additive, cell", "mean"} <= models
+    assert not {"mlp", "mlp, ensemble"} & models
+    page = (tmp_path / "copy" / "project" / "benchmark" / "painted" / "report.html").read_text()
+    assert "Failed: painted-fold1-colour-mlp-s0: checkpoint" in page
+
+    forced = ds2c(*words, "--force", "--json")
+    assert forced.code == 0, forced.err
+    out = json.loads(forced.out)
+    assert {"mlp", "mlp, ensemble"} <= {row["model"] for row in out["rows"]}
+    assert not out["missing"]
+    changed = {path.stem for path, at in before.items() if path.stat().st_mtime_ns != at}
+    assert changed == {f"painted-fold{fold}-colour-mlp-s{seed}" for fold in (1, 2) for seed in (0, 1)}
+
+
+def test_another_split_does_not_show_the_scores_of_the_files(ran, ds2c):
+    words, _ = ran
+    told = ds2c(*words, "--split-by", "sample", "--report-only")
+    assert (told.code, "nothing has been scored yet" in told.err) == (3, True)
+
+
+def test_warnings_of_preparing_and_training_are_told(again, ds2c, tmp_path):
+    project = tmp_path / "copy" / "project"
+    for path, at in (("samples/one/sample.json", "odd size"), ("benchmark/painted/steps/train-{}.json", "few genes")):
+        for file in [project / path.format(f"painted-fold1-colour-mlp-s{seed}") for seed in (0, 1)]:
+            file.write_text(json.dumps({**json.loads(file.read_text()), "warnings": [at]}))
+    told = ds2c(*again(), "--report-only", "--json")
+    warnings = json.loads(told.out)["warnings"]
+    assert [each for each in warnings if each.endswith(("odd size", "few genes"))] == [
+        "one: odd size", "painted-fold1: few genes",
+    ]  # fmt: skip
+    assert any("two:" in each and "spot without counts" in each for each in warnings)
+    page = (project / "benchmark" / "painted" / "report.html").read_text()
+    for each in warnings:
+        assert each in told.err
+        assert each in page
+
+
+def test_a_report_is_written_though_a_design_has_no_score_yet(again, ds2c):
+    designs = '\n[[design]]\ncohorts = ["painted"]\n\n[[design]]\nname = "later"\ncohorts = ["painted"]\nfolds = 1\n'
+    told = ds2c(*again(lambda text: text + designs), "--report-only", "--json")
+    assert told.code == 0, told.err
+    out = json.loads(told.out)
+    assert {row["design"] for row in out["rows"]} == {"painted"}
+    assert any(each.startswith("later-fold1") for each in out["missing"])
+
+
+def test_a_sample_of_which_nothing_can_be_scored_is_named(again, ds2c, tmp_path):
+    words = again()
+    for path in (tmp_path / "copy" / "project" / "benchmark" / "painted" / "scores").glob("painted-fold1-*/one.npz"):
+        about, _ = benchmark._read(path)
+        made_from = {key: about[key] for key in ("recipe", "checkpoints")}
+        benchmark._write(path, made_from, Scored([], np.empty((0, 200), np.float32), pd.DataFrame(), [], 0, 9))
+    told = ds2c(*words, "--report-only", "--json")
+    assert told.code == 0, told.err
+    out = json.loads(told.out)
+    assert not out["missing"]
+    assert [each for each in out["warnings"] if "nothing is scored" in each] == [
+        "painted-fold1: one: nothing is scored, as no gene of the panel varies in it or it has none of them"
+    ]
 
 
 # The file
@@ -311,6 +408,14 @@ def test_the_ceiling_is_left_out_where_there_are_no_cells_to_learn_from(ran, pai
     assert len(benchmark.collect(project, plan).left_out) == 2  # once a fold, and said in the report
 
 
+def test_superpixels_of_an_encoder_without_a_map_are_left_out_by_name(ran, painted, home, write):
+    path = write(HEAD.replace('"mlp", ', '"mlp", "istar", ') + sample(painted, "one") + sample(painted, "two"))
+    plan, project = read_benchmark(path), Project(home / "project")
+    assert not any(job.model.name == "istar" for job in benchmark.jobs(project, plan, [0]))
+    (reason,) = benchmark.collect(project, plan).left_out
+    assert reason.startswith("istar by colour: ")
+
+
 def test_a_report_refuses_to_mix_geometries(ran, ds2c, painted, home, write):
     source = painted / "one"
     assert ds2c(
@@ -320,6 +425,9 @@ def test_a_report_refuses_to_mix_geometries(ran, ds2c, painted, home, write):
     ).code == 0  # fmt: skip
     with pytest.raises(InputError, match="different geometries"):
         benchmark.check_one_geometry(Project(home / "project").samples(["one", "three"]))
+    laid = [SimpleNamespace(name=layout, measured=True, geometry=Geometry(layout)) for layout in ("grid", "hex")]
+    with pytest.raises(InputError, match="different geometries"):  # also of measured spots: no network learns from both
+        benchmark.check_one_geometry(laid)
 
 
 def test_a_dry_run_says_what_would_be_trained_and_does_nothing(ds2c, painted, write, tmp_path):
@@ -336,7 +444,7 @@ def test_a_mean_of_networks_is_the_mean_of_what_they_say(ran, home):
     held = {}
     for seed in ("s0", "s1", "ensemble"):
         (path,) = scores.glob(f"painted-fold1-colour-additive-{seed}/one.npz")
-        held[seed] = benchmark._read(path)
+        _, held[seed] = benchmark._read(path)
     mine = {seed: one.painted[0].prediction for seed, one in held.items()}
     np.testing.assert_allclose(mine["ensemble"], (mine["s0"] + mine["s1"]) / 2, atol=1e-5)
 

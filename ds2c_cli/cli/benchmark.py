@@ -23,6 +23,9 @@ def command(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Write the report of what has been scored so far.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what was made from other inputs or settings; leave the rest alone.")
+    ] = False,
     device: DeviceOption = "auto",
     project: ProjectOption = Path(),
     cache: CacheOption = None,
@@ -36,6 +39,7 @@ def command(
     from ..benchmark_file import read_benchmark
     from ..benchmark_report import Board, tables_of, write_benchmark
     from ..cache import default_root
+    from ..errors import Ds2cError, InputError
     from ..project import Project
 
     home = Project(project)
@@ -49,18 +53,36 @@ def command(
         console.result([], {"folds": [{"name": fold.name, "train": fold.train, "scored": fold.scenario}
                                       for fold in plan.folds], "networks": count})  # fmt: skip
         return
+    failed: dict[str, str] = {}
     if not report_only:
+        told: set[str] = set()
         with console.progress() as tell:
-            for done in run(home, plan, cache or default_root(), device, tell, seed or ()):
-                report = write_benchmark(home, plan, collect(home, plan))
-                console.note(f"{done} of {len(seed or plan.seeds)} seeds done; {report}")
-    results = collect(home, plan)
+            for done, failed in run(home, plan, cache or default_root(), device, tell, seed or (), force):
+                for what in [each for each in failed if each not in told]:
+                    console.warn(f"{what} failed: {failed[what]}")
+                    told.add(what)
+                results = collect(home, plan, failed)
+                if not results.rows.empty:
+                    console.note(f"{done} done; {write_benchmark(home, plan, results)}")
+    results = collect(home, plan, failed)
+    failure = Ds2cError(
+        f"{len(failed)} steps of {plan.name} failed, for the reasons above",
+        "Deal with them and run it again: what is done stays. --force replaces what was made from other inputs.",
+    )
+    if results.rows.empty:
+        nothing = InputError(f"nothing has been scored yet in {results.folder}", "Run `ds2c benchmark` on the file.")
+        raise failure if failed else nothing
     report = write_benchmark(home, plan, results)
     for table in tables_of(plan, Board(results), brief=True):
         console.table(table.title, table.columns, table.rows)
     for reason in results.left_out:
         console.note(f"left out: {reason}")
+    for sentence in results.warnings:
+        console.warn(sentence)
     if results.missing:
         console.warn(f"{len(results.missing)} scores are not there yet, the first of them {results.missing[0]}")
     console.result([report], {"report": report, "folder": results.folder, "missing": results.missing,
+                              "failed": failed, "warnings": results.warnings,
                               "rows": results.rows.to_dict("records")})  # fmt: skip
+    if failed:
+        raise failure
