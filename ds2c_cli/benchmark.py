@@ -518,10 +518,11 @@ class _Drawn:
             return self._total / self._number
 
 
+CURVES = ("model", "encoder", "scenario", "sample", "checkpoint", "seed", "metric", "value")
+
+
 class _Gathered:
     """What a report needs of scores, added up one sample of a fold at a time."""
-
-    CURVES = ("model", "encoder", "scenario", "sample", "checkpoint", "seed", "metric", "value")
 
     def __init__(self, plan: Benchmark) -> None:
         self.reference = plan.reference
@@ -548,7 +549,8 @@ class _Gathered:
                 self._paint(scored.painted, fold.scenario[sample])
         if not rows:
             return
-        table = pd.DataFrame(rows).assign(design=fold.design, fold=fold.number, unit=f"{fold.number}/{sample}")
+        table = pd.DataFrame(rows).astype({"seed": float})
+        table = table.assign(design=fold.design, fold=fold.number, unit=f"{fold.number}/{sample}")
         table["column"] = paper_columns(table)
         self.rows.append(table)
         self._draw(table[table["column"] != ""], np.concatenate(drawn))
@@ -595,7 +597,7 @@ class _Gathered:
 def _curves(per_gene: pd.DataFrame) -> pd.DataFrame:
     """Of scores a gene those that are drawn: of networks that saw no spot."""
     trained = (per_gene["checkpoint"] != "") & ~per_gene["model"].str.endswith(SEES_SPOT)
-    return per_gene.loc[trained & (per_gene["metric"] != "within_spot"), list(_Gathered.CURVES)]
+    return per_gene.loc[trained & (per_gene["metric"] != "within_spot"), list(CURVES)].astype({"seed": float})
 
 
 def paper_columns(rows: pd.DataFrame) -> list[str]:

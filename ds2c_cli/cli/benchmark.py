@@ -53,26 +53,28 @@ def command(
         console.result([], {"folds": [{"name": fold.name, "train": fold.train, "scored": fold.scenario}
                                       for fold in plan.folds], "networks": count})  # fmt: skip
         return
-    failed: dict[str, str] = {}
-    if not report_only:
-        told: set[str] = set()
-        with console.progress() as tell:
-            for done, failed in run(home, plan, cache or default_root(), device, tell, seed or (), force):
-                for what in [each for each in failed if each not in told]:
-                    console.warn(f"{what} failed: {failed[what]}")
-                    told.add(what)
-                results = collect(home, plan, failed)
-                if not results.rows.empty:
-                    console.note(f"{done} done; {write_benchmark(home, plan, results)}")
-    results = collect(home, plan, failed)
+    told: set[str] = set()
+    with console.progress() as tell:
+        nothing: list[tuple[str, dict[str, str]]] = [("", {})]
+        steps = run(home, plan, cache or default_root(), device, tell, seed or (), force)
+        for done, failed in nothing if report_only else steps:
+            for what in [each for each in failed if each not in told]:
+                console.warn(f"{what} failed: {failed[what]}")
+                told.add(what)
+            results = collect(home, plan, failed)
+            if results.rows.empty:
+                continue
+            report = write_benchmark(home, plan, results)
+            if done:
+                console.note(f"{done} done; {report}")
     failure = Ds2cError(
         f"{len(failed)} steps of {plan.name} failed, for the reasons above",
         "Deal with them and run it again: what is done stays. --force replaces what was made from other inputs.",
     )
+    if results.rows.empty and failed:
+        raise failure
     if results.rows.empty:
-        nothing = InputError(f"nothing has been scored yet in {results.folder}", "Run `ds2c benchmark` on the file.")
-        raise failure if failed else nothing
-    report = write_benchmark(home, plan, results)
+        raise InputError(f"nothing has been scored yet in {results.folder}", "Run `ds2c benchmark` on the file.")
     for table in tables_of(plan, Board(results), brief=True):
         console.table(table.title, table.columns, table.rows)
     for reason in results.left_out:
