@@ -24,7 +24,7 @@ from .io.counts import Counts
 from .io.predictions import PredictionFile
 from .metrics import Moments, blocks_of, centred_by, scores
 from .models.baselines import BASELINES, SEE_SPOT, Baseline
-from .predict import MOST_HELD, cache_for, check_fit, chunks, spot_groups
+from .predict import MOST_HELD, cache_for, check_fit, chunks, parts_of, spot_groups
 from .progress import Progress, silent
 from .project import Project, Sample, recipe_hash, replacing, write_json
 from .settings import Geometry
@@ -336,18 +336,24 @@ def _written(folder: Path, sample: Sample) -> PredictionFile:
     return file
 
 
-def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of some spots and of all cells whose context they are, some thousand cells at a time."""
-    context = sample.cells["spot"].to_numpy()
+def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
+    """Rows of some spots and of cells whose context they are, some thousand at a time, and which of them are new.
+
+    Members come with every part of the others (`parts_of`).
+    """
+    context, inside = sample.cells["spot"].to_numpy(), torch.from_numpy(sample.cells["inside"].to_numpy())
     order = np.argsort(context, kind="stable")
     start = np.searchsorted(context[order], np.arange(len(sample.spots) + 1))
     for spots in spot_groups(start, genes):
-        yield spots, order[start[spots[0]] : start[spots[-1] + 1]]
+        rows = order[start[spots[0]] : start[spots[-1] + 1]]
+        for part, new in parts_of(inside[rows], genes):
+            yield spots, rows[part.numpy()], new
 
 
 def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
     context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
-    for spots, rows in _by_spots(sample, len(file.genes)):
+    for spots, together, new in _by_spots(sample, len(file.genes)):
+        rows = together[new]
         yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None, file.share(rows))
 
 
@@ -383,9 +389,9 @@ def _deconvolved(piece: Piece, truth: Truth, around: Multipliers) -> Piece:
 
 def _baseline(predict: Baseline, truth: Truth) -> Iterator[Piece]:
     context, inside = truth.sample.cells["spot"].to_numpy(), truth.sample.cells["inside"].to_numpy()
-    for spots, rows in _by_spots(truth.sample, truth.spots.shape[1]):
-        share = predict(truth.spots, truth.totals, context[rows], inside[rows], truth.area[rows])
-        yield Piece(spots, rows, context[rows], inside[rows], share, None)
+    for spots, rows, new in _by_spots(truth.sample, truth.spots.shape[1]):
+        share = predict(truth.spots, truth.totals, context[rows], inside[rows], truth.area[rows])[new]
+        yield Piece(spots, rows[new], context[rows[new]], inside[rows[new]], share, None)
 
 
 class _Table:
@@ -395,7 +401,7 @@ class _Table:
         self.truth, self.scenario, self.genes = truth, scenario, list(genes)
         self.shown = self.genes.index(gene) if gene in self.genes else 0
         cells = truth.sample.cells
-        known = truth.totals[cells["spot"].to_numpy()] > 0
+        known = (cells["spot"].to_numpy() >= 0) & (truth.totals[cells["spot"].to_numpy()] > 0)
         self.left_out = int((~known).sum()) if truth.cells is not None else 0
         # OOS and OOD are of all cells; where all of them are members, that is OOS_in.
         self._whole = not scenario.startswith("IS") and bool((known & ~cells["inside"].to_numpy()).any())

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from ds2c_cli import metrics
+from ds2c_cli import metrics, predict
 from ds2c_cli.evaluate import Piece, score
 
 GENES = ["A", "B", "C"]
@@ -67,6 +67,19 @@ def test_scores_do_not_depend_on_the_pieces_a_sample_comes_in():
     image = parts[(parts["model"] == "additive") & (parts["scenario"] == "OOS")]
     assert set(image["n_cells"]) == {SPOTS * EACH}
     pd.testing.assert_frame_equal(whole, parts, atol=1e-9)
+
+
+def test_baselines_do_not_depend_on_how_many_cells_fit(monkeypatch):
+    sample = Sample()
+    values = []
+    for at_once in (predict.CELLS_AT_ONCE, 1):
+        monkeypatch.setattr(predict, "CELLS_AT_ONCE", at_once)
+        found = score(ABOUT, lambda: pieces(sample, 3), sample, "OOS", "additive", baselines=True)
+        values.append([(row["model"], row["scenario"], row["n_cells"], row["value"]) for row in found.rows])
+    assert {"even split", "area split"} < {row[0] for row in values[0]}
+    for whole, in_parts in zip(*values, strict=True):
+        assert whole[:3] == in_parts[:3]
+        assert whole[3] == pytest.approx(in_parts[3], abs=1e-6, nan_ok=True)
 
 
 def test_cells_left_out_are_counted_over_all_pieces():
