@@ -23,6 +23,7 @@ from .embed import embed
 from .encoders import recipe_of
 from .errors import Ds2cError, InputError, UsageError
 from .evaluate import SEES_SPOT, Painted, Piece, Scored, not_scored, pieces_of, score
+from .figures import MOST_GENES
 from .manifest import prepare_all
 from .metering import Cost, measured
 from .models import MODELS
@@ -595,9 +596,11 @@ class _Gathered:
 
 
 def _curves(per_gene: pd.DataFrame) -> pd.DataFrame:
-    """Of scores a gene those that are drawn: of networks that saw no spot."""
-    trained = (per_gene["checkpoint"] != "") & ~per_gene["model"].str.endswith(SEES_SPOT)
-    return per_gene.loc[trained & (per_gene["metric"] != "within_spot"), list(CURVES)].astype({"seed": float})
+    """Of a network's scores a gene those that are drawn: the best without the spots, of cells where it has such."""
+    image = per_gene[(per_gene["checkpoint"] != "") & ~per_gene["model"].str.endswith(SEES_SPOT)]
+    metric = "pearson" if (image["metric"] == "pearson").any() else "spot_pearson"
+    ranked = image[image["metric"] == metric].dropna(subset="value").sort_values("value", ascending=False)
+    return ranked.groupby("scenario").head(MOST_GENES)[list(CURVES)].astype({"seed": float})
 
 
 def paper_columns(rows: pd.DataFrame) -> list[str]:

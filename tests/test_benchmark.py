@@ -469,6 +469,17 @@ def test_a_mean_of_networks_is_of_all_they_say():
     assert mean.spot_log is None
 
 
+def test_resampled_values_added_up_have_the_mean_they_had_together():
+    values = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
+    values[1:3, 7] = values[:, 9] = np.nan
+    drawn = benchmark._Drawn()
+    for each in values:
+        drawn.add(each)
+    known = np.arange(40) != 9
+    np.testing.assert_allclose(drawn.mean()[known], np.nanmean(values[:, known], 0), atol=1e-6)
+    assert np.isnan(drawn.mean()[9])
+
+
 EXAMPLES = Path(__file__).parents[1] / "examples" / "benchmark"
 
 
