@@ -31,9 +31,7 @@ def command(
         list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="additive, paper, mlp, cell-supervised, istar or scstgcn.")] = None,
-    folds: Annotated[
-        int | None, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=2)
-    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=2)] = None,
     output: Annotated[
         str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")
     ] = "",
