@@ -26,7 +26,7 @@ from ds2c_cli.metrics import Moments, centred_by
 from ds2c_cli.models.baselines import BASELINES
 from ds2c_cli.predict import chunks
 from ds2c_cli.project import Project, Sample
-from ds2c_cli.settings import Training
+from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.train import _labels, _panel, _split, _usable, with_own_defaults
 
 
@@ -110,6 +110,7 @@ def show(row: dict[str, object]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("projects", nargs="+", type=Path, help="prepared and embedded, all with the samples of --pairs")
+    parser.add_argument("--encoder", default="imagenet-lite0", help="that the projects were embedded with")
     parser.add_argument("--pairs", default="P1:P2,P2:P1", help="train:test")
     parser.add_argument("--models", default="mlp,paper,additive,cell-supervised", help=f"also {', '.join(BASELINES)}")
     parser.add_argument("--seeds", default="0,1,2")
@@ -118,7 +119,7 @@ def main() -> None:
     words = parser.parse_args()
     for folder in words.projects:
         project = Project(folder)
-        encoder = project.embeddings()[0]
+        encoder = project.embedding(Embedding(encoder=words.encoder))
         cache = Cache(default_root(), encoder["fingerprint"], encoder["description"]["dimension"])
         for pair in words.pairs.split(","):
             train, test = project.samples(pair.split(":"))
@@ -127,7 +128,7 @@ def main() -> None:
             again = load_bags([train], cache, encoder["description"], outside=True) if words.all_cells else None
             genes, counts, _ = _panel([train], 1, 0)
             usable = _usable([train], counts)
-            about = {"project": folder.name, "pair": pair, "fewer": words.fewer}
+            about = {"project": folder.name, "encoder": words.encoder, "pair": pair, "fewer": words.fewer}
             for name in words.models.split(","):
                 if name in BASELINES:
                     row = score_baseline(name, genes, test, "OOS", words.all_cells)
