@@ -78,7 +78,7 @@ def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> 
     _, spots = counts_of(sample, checkpoint.genes)
     shares, spot_log = [], np.full(spots.shape, np.nan, np.float32)
     for chunk in chunks(checkpoint, bags, "cpu"):
-        spot_log[chunk.spots] = np.fmax(spot_log[chunk.spots], chunk.spot_log)  # where it is told
+        spot_log[chunk.spots] = np.fmax(spot_log[chunk.spots], chunk.spot_log.numpy())  # where it is told
         shares.append((chunk.cells, chunk.spots[chunk.spot_of], chunk.inside, chunk.share_log.numpy()))
     found = score_cells(
         sample, checkpoint.genes, *(np.concatenate(part) for part in zip(*shares, strict=True)), scenario
