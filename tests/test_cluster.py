@@ -54,6 +54,7 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=20000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES State=UP MaxTime=INFINITE
 """
 
+HOME = "/tmp/ds2c-slurm-"
 SYSTEM_CONFIGURATION = Path("/etc/slurm/slurm.conf")  # where srun looks when Snakemake has cleared the environment
 
 pytestmark = pytest.mark.cluster
@@ -90,9 +91,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         pytest.skip(f"{', '.join(absent)} not installed (Debian: apt-get install slurm-wlm munge)")
     if os.getuid():
         pytest.skip("starting SLURM's daemons needs root")
+    if SYSTEM_CONFIGURATION.is_symlink() and HOME in os.readlink(SYSTEM_CONFIGURATION):
+        SYSTEM_CONFIGURATION.unlink()  # of a run that was killed
     if os.path.lexists(SYSTEM_CONFIGURATION):
         pytest.skip(f"{SYSTEM_CONFIGURATION} is there: this machine has a SLURM of its own")
-    home = Path("/tmp") / f"ds2c-slurm-{os.getpid()}"  # a socket's path must be short, and munge's must be its own
+    home = Path(f"{HOME}{os.getpid()}")  # a socket's path must be short, and munge's must be its own
     shutil.rmtree(home, ignore_errors=True)
     for name in ("state", "spool"):
         (home / name).mkdir(parents=True)
