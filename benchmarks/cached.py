@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from material import prepared, slide_words
 
-from ds2c_cli.cache import Cache, tile_keys
-from ds2c_cli.embed import embed, plan, tiles_of
+from ds2c_cli.cache.segments import SlideName
+from ds2c_cli.cache.store import Cache, tile_keys
+from ds2c_cli.embeddings.embed import embed, plan, tiles_of
 from ds2c_cli.encoders.specification import Specification, specify
 from ds2c_cli.project import Project
-from ds2c_cli.segments import SlideName
 from ds2c_cli.settings import Embedding
 
 COLD, WARM = "files not in the page cache", "once more"

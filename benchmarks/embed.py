@@ -18,12 +18,12 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
-from ds2c_cli.cache import Cache, tile_keys
+from ds2c_cli.cache.store import Cache, tile_keys
 from ds2c_cli.device import device_of
+from ds2c_cli.embeddings.pipeline import Block, Spent, encode_blocks
 from ds2c_cli.encoders.encoder import Encoder, build
 from ds2c_cli.encoders.specification import PRECISIONS, Specification
 from ds2c_cli.io.slides import Slide, blocks_of, open_slide
-from ds2c_cli.pipeline import Block, Spent, encode_blocks
 from ds2c_cli.progress import silent
 from ds2c_cli.project import Sample
 

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from ds2c_cli.cache import Cache, MissingEmbeddings
+from ds2c_cli.cache.maintenance import holdings, verify
+from ds2c_cli.cache.store import Cache, MissingEmbeddings
 from ds2c_cli.demo.tissue import paint_sample
-from ds2c_cli.embed import tiles_of
+from ds2c_cli.embeddings.embed import tiles_of
 from ds2c_cli.encoders.specification import specify
-from ds2c_cli.material import Sources
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
-from ds2c_cli.upkeep import holdings, verify
 
 WRITERS, READERS = 4, 2
 WORK = [[f"w{number}", f"w{(number + 1) % WRITERS}"] for number in range(WRITERS)]  # each slide is two writers'

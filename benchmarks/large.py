@@ -138,11 +138,11 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
     """A project with a sample that is embedded, and a checkpoint that was never trained."""
     import torch
 
-    from ds2c_cli.cache import Cache
-    from ds2c_cli.checkpoint import Checkpoint, build_model
-    from ds2c_cli.embed import tiles_of
-    from ds2c_cli.segments import SlideName
-    from ds2c_cli.train import with_own_defaults
+    from ds2c_cli.cache.segments import SlideName
+    from ds2c_cli.cache.store import Cache
+    from ds2c_cli.embeddings.embed import tiles_of
+    from ds2c_cli.training.checkpoint import Checkpoint, build_model
+    from ds2c_cli.training.train import with_own_defaults
 
     project, random, n = Project(path), np.random.default_rng(0), options.predicted
     geometry, mpp = Geometry(), 0.25
@@ -196,7 +196,7 @@ def read(path: Path) -> None:
 
 def predict_all(path: Path) -> None:
     """`ds2c predict`, everything cached."""
-    from ds2c_cli.predict import predict
+    from ds2c_cli.prediction.predict import predict
 
     os.environ["TMPDIR"] = str(path)
     project = Project(path)

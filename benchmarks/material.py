@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from ds2c_cli.encoders.specification import PRECISIONS, Specification, specify
-from ds2c_cli.material import Sources
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
 
 TIMM = "timm:"

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ds2c_cli.bags import Bags, load_bags
-from ds2c_cli.cache import Cache, default_root
-from ds2c_cli.checkpoint import Checkpoint, build_model, standardisation
+from ds2c_cli.cache.store import Cache, default_root
+from ds2c_cli.evaluation.baselines import BASELINES
+from ds2c_cli.evaluation.metrics import Moments, centred_by
 from ds2c_cli.expression import log_share
-from ds2c_cli.fit import fit
-from ds2c_cli.metrics import Moments, centred_by
-from ds2c_cli.models.baselines import BASELINES
-from ds2c_cli.predict import chunks
+from ds2c_cli.prediction.predict import chunks
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.settings import Embedding, Training
-from ds2c_cli.train import _labels, _panel, _split, _usable, with_own_defaults
+from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
+from ds2c_cli.training.dataset import Bags, load_bags
+from ds2c_cli.training.fit import fit
+from ds2c_cli.training.train import _labels, _panel, _split, _usable, with_own_defaults
 
 
 def top100(truth: np.ndarray, prediction: np.ndarray) -> float:

@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from material import slide_words
 from torch.utils.data import DataLoader, Dataset
 
-from ds2c_cli.bags import Bags
 from ds2c_cli.device import device_of
 from ds2c_cli.expression import log_share
-from ds2c_cli.fit import Labels, one_pass
-from ds2c_cli.material import Sources
 from ds2c_cli.models.base import Measured
 from ds2c_cli.models.deepsets import Paper
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project, Sample
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
+from ds2c_cli.training.dataset import Bags
+from ds2c_cli.training.fit import Labels, one_pass
 
 DROPOUT, BATCH = 0.3, 256
 

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ds2c_cli import benchmark, metrics
-from ds2c_cli.benchmark_file import read_benchmark
+from ds2c_cli.benchmark import run as benchmark
+from ds2c_cli.benchmark.plan import read_benchmark
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.evaluate import Piece, Scored
+from ds2c_cli.evaluation import metrics
+from ds2c_cli.evaluation.evaluate import Piece, Scored
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.settings import Geometry
 

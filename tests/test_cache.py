@@ -21,11 +21,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ds2c_cli import cache as module
-from ds2c_cli import segments as on_disk
-from ds2c_cli.cache import Cache, Damage, MissingEmbeddings, default_root, tile_keys
+from ds2c_cli.cache import segments as on_disk
+from ds2c_cli.cache import store as module
+from ds2c_cli.cache.segments import PACK, SlideName
+from ds2c_cli.cache.store import Cache, Damage, MissingEmbeddings, default_root, tile_keys
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
-from ds2c_cli.segments import PACK, SlideName
 
 DIMENSION = 24
 SLIDE = SlideName("slide", "/data/slide.tif")

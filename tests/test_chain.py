@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ds2c_cli import embed, schema
+from ds2c_cli import schema
+from ds2c_cli.embeddings import embed
 from ds2c_cli.project import Project
 
 matplotlib.use("Agg")

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from ds2c_cli import schema
-from ds2c_cli.bags import Bags
-from ds2c_cli.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.models import MODELS
 from ds2c_cli.settings import Geometry, Training
+from ds2c_cli.training.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
+from ds2c_cli.training.dataset import Bags
 
 DIMENSION, GENES = 6, ("ACTA2", "CD3E", "EPCAM", "KRT8")
 

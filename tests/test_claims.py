@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds2c_cli import claims as module
-from ds2c_cli import pipeline
-from ds2c_cli.cache import Cache
-from ds2c_cli.claims import Claims
-from ds2c_cli.embed import BLOCK_TILES, Embedded, embed, plan, tiles_of
-from ds2c_cli.material import Sources
-from ds2c_cli.prepare import prepare
+from ds2c_cli.cache import claims as module
+from ds2c_cli.cache.claims import Claims
+from ds2c_cli.cache.maintenance import holdings, merge, verify
+from ds2c_cli.cache.store import Cache
+from ds2c_cli.embeddings import pipeline
+from ds2c_cli.embeddings.embed import BLOCK_TILES, Embedded, embed, plan, tiles_of
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry
-from ds2c_cli.upkeep import holdings, merge, verify
 
 pytestmark = pytest.mark.usefixtures("scratch")
 COLOUR = Embedding(encoder="colour")

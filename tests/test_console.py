@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds2c_cli import __version__
-from ds2c_cli.console import LINE_EVERY, Console, _duration, _rate
+from ds2c_cli.cli.console import LINE_EVERY, Console, _duration, _rate
 from ds2c_cli.errors import Ds2cError, InputError, Stopped, UsageError, WeightsError
 from ds2c_cli.progress import silent
 
@@ -446,7 +446,7 @@ class TestProgress:
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now = [1000.0]
-        monkeypatch.setattr("ds2c_cli.console.monotonic", lambda: now[0])
+        monkeypatch.setattr("ds2c_cli.cli.console.monotonic", lambda: now[0])
         return now
 
     def test_plain_lines_come_at_the_start_now_and_then_and_at_the_end(

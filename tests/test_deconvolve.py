@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from ds2c_cli.deconvolve import NEAREST, Multipliers, given_spots
+from ds2c_cli.prediction.deconvolve import NEAREST, Multipliers, given_spots
 
 CENTRES = np.array([[x * 100.0, y * 100.0] for y in range(5) for x in range(5)])
 

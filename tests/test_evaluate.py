@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from ds2c_cli import metrics, predict
-from ds2c_cli.evaluate import Piece, score
+from ds2c_cli.evaluation import metrics
+from ds2c_cli.evaluation.evaluate import Piece, score
+from ds2c_cli.prediction import predict
 
 GENES = ["A", "B", "C"]
 ABOUT = {

@@ -25,21 +25,21 @@ from spatialdata.models import TableModel, get_table_keys
 
 from ds2c_cli import schema
 from ds2c_cli.demo.tissue import paint_sample
-from ds2c_cli.embed import embed
+from ds2c_cli.embeddings.embed import embed
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.export import FORMATS, export, spread_colours
-from ds2c_cli.io import qupath
+from ds2c_cli.exporting import qupath
+from ds2c_cli.exporting.export import FORMATS, export, spread_colours
+from ds2c_cli.exporting.formats import POINT_RADIUS_UM, Export, Place
+from ds2c_cli.exporting.spatialdata import write_spatialdata
 from ds2c_cli.io.cells import read_cells
-from ds2c_cli.io.exports import POINT_RADIUS_UM, Export, Place
 from ds2c_cli.io.outlines import write_outlines
 from ds2c_cli.io.slides import open_slide
-from ds2c_cli.io.spatialdata_export import write_spatialdata
-from ds2c_cli.material import Sources
-from ds2c_cli.predict import predict
-from ds2c_cli.prepare import prepare
+from ds2c_cli.prediction.predict import predict
 from ds2c_cli.project import Project, replacing_folder
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
-from ds2c_cli.train import train
+from ds2c_cli.training.train import train
 
 matplotlib.use("Agg")
 QUPATH_ID = "8c1d7a52-4f0e-4c62-9f52-0b1f4b6f3d11"
@@ -462,7 +462,7 @@ def test_ids_of_a_csv_are_quoted(write, project):
 
 
 def test_many_row_groups_are_one_table(write, project, monkeypatch):
-    monkeypatch.setattr("ds2c_cli.io.long_tables.ROW_GROUP", 1000)
+    monkeypatch.setattr("ds2c_cli.exporting.long_tables.ROW_GROUP", 1000)
     found = pd.read_parquet(write("additive/one", "parquet"))
     table = anndata.read_h5ad(project.predictions("additive") / "one.h5ad")
     assert np.array_equal(found["X"], table.X.ravel())
@@ -470,8 +470,8 @@ def test_many_row_groups_are_one_table(write, project, monkeypatch):
 
 
 def test_a_zarr_is_the_same_anndata(write, deconvolved, monkeypatch):
-    monkeypatch.setattr("ds2c_cli.io.anndata_zarr.CHUNK_CELLS", 100)
-    monkeypatch.setattr("ds2c_cli.io.anndata_zarr.CHUNK_GENES", 50)
+    monkeypatch.setattr("ds2c_cli.exporting.anndata_zarr.CHUNK_CELLS", 100)
+    monkeypatch.setattr("ds2c_cli.exporting.anndata_zarr.CHUNK_GENES", 50)
     found = anndata.read_zarr(write("additive-deconvolve/one", "zarr"))
     pd.testing.assert_frame_equal(found.obs, deconvolved.obs, check_names=False)
     assert found.var_names.tolist() == deconvolved.var_names.tolist()
@@ -682,7 +682,7 @@ def test_a_slide_that_is_gone_can_be_left_out(project, home, write):
 
 @pytest.mark.parametrize("to", ["geojson", "csv", "parquet"])
 def test_what_would_be_huge_is_said_and_done_only_when_asked_for(project, tmp_path, monkeypatch, to):
-    monkeypatch.setattr("ds2c_cli.export.LARGEST_UNASKED", 10_000)
+    monkeypatch.setattr("ds2c_cli.exporting.export.LARGEST_UNASKED", 10_000)
     out = tmp_path / f"cells{FORMATS[to].suffixes[0]}"
     with pytest.raises(UsageError, match=r"all \d+ genes of 559 cells would make .* about 0 GB") as error:
         export(project, ["additive/one"], to, output=out)

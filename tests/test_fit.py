@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from ds2c_cli.bags import Bags
-from ds2c_cli.checkpoint import build_model
 from ds2c_cli.expression import log_share
-from ds2c_cli.fit import Labels, _moving_average, fit, uses_mixed_precision
 from ds2c_cli.models import MODELS
 from ds2c_cli.models.base import Measured
 from ds2c_cli.settings import Training
+from ds2c_cli.training.checkpoint import build_model
+from ds2c_cli.training.dataset import Bags
+from ds2c_cli.training.fit import Labels, _moving_average, fit, uses_mixed_precision
 
 PROFILES = np.array([[60, 2, 0.5, 20, 5, 1], [1, 30, 0.5, 2, 5, 20]])  # counts of a cell of each kind
 
@@ -113,7 +113,7 @@ def test_mixed_precision_learns_the_same(mixed, shape):
 def test_mixed_precision_is_asked_of_the_device(monkeypatch):
     cpu = torch.device("cpu")
     for there in (True, False):
-        monkeypatch.setattr("ds2c_cli.fit.multiplies_bfloat16", lambda device, there=there: there)
+        monkeypatch.setattr("ds2c_cli.training.fit.multiplies_bfloat16", lambda device, there=there: there)
         said = [uses_mixed_precision(Training(mixed_precision=words), cpu) for words in ("auto", "on", "off")]
         assert said == [there, True, False]
 
@@ -122,7 +122,7 @@ def test_a_device_without_room_for_all_is_sent_batches(mixed, monkeypatch):
     bags, measured, _ = mixed
     _, history = fitted(bags, measured, epochs=3)
     sizes = []
-    monkeypatch.setattr("ds2c_cli.fit.has_room", lambda device, size: sizes.append(size))
+    monkeypatch.setattr("ds2c_cli.training.fit.has_room", lambda device, size: sizes.append(size))
     moved = []
     monkeypatch.setattr(Bags, "to", lambda self, device: moved.append(device))
     sent, send = [], Measured.to

@@ -14,9 +14,9 @@ from scipy.io import mmwrite
 
 from ds2c_cli.errors import InputError
 from ds2c_cli.io.counts import read_counts
-from ds2c_cli.material import Sources
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
 
 BARCODES = ["AAACAAGTATCTCCCA-1", "AAACACCAATAACTGC-1", "AAACAGAGCGACTCCT-1"]

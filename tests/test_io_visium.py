@@ -17,9 +17,9 @@ from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.geometry import Lattice, array_neighbours, neighbours_of
 from ds2c_cli.io.slides import open_slide
 from ds2c_cli.io.visium import read_visium
-from ds2c_cli.material import Sources
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
 
 GENES = ["EPCAM", "KRT8", "CD3E"]

@@ -23,9 +23,9 @@ from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.geometry import MicronsToPixels
 from ds2c_cli.io.cells import read_cells
 from ds2c_cli.io.xenium import Xenium, open_xenium, read_alignment, read_boundaries, way_to_slide
-from ds2c_cli.material import Sources
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
 
 PIXEL_UM = 0.2125

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ds2c_cli.metrics import BLOCKS, RESAMPLES, Moments, blocks_of, centred_by, scores
+from ds2c_cli.evaluation.metrics import BLOCKS, RESAMPLES, Moments, blocks_of, centred_by, scores
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -14,12 +14,12 @@ from scipy import sparse
 from scipy.special import gammaln
 from scipy.stats import nbinom, poisson
 
-from ds2c_cli.deconvolve import share_out
+from ds2c_cli.evaluation.baselines import area_split, even_split
 from ds2c_cli.models import MODELS, additive
 from ds2c_cli.models.additive import expected_log, log_negative_binomial, log_spread
-from ds2c_cli.models.bag import Bag
 from ds2c_cli.models.base import Measured
-from ds2c_cli.models.baselines import area_split, even_split
+from ds2c_cli.models.batch import Bag
+from ds2c_cli.prediction.deconvolve import share_out
 
 D, G = 5, 7
 

@@ -13,18 +13,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds2c_cli import pipeline
-from ds2c_cli.cache import Cache
-from ds2c_cli.embed import embed, plan, tiles_of
+from ds2c_cli.cache.store import Cache
+from ds2c_cli.embeddings import pipeline
+from ds2c_cli.embeddings.embed import embed, plan, tiles_of
+from ds2c_cli.embeddings.pipeline import Block, encode_blocks, share
 from ds2c_cli.encoders.encoder import load
 from ds2c_cli.encoders.preprocessing import pack
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
 from ds2c_cli.io.slides import blocks_of, open_slide
-from ds2c_cli.material import Sources
-from ds2c_cli.pipeline import Block, encode_blocks, share
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry
 
 COLOUR = Embedding(encoder="colour")
@@ -140,7 +140,7 @@ def test_a_slide_prepared_twice_is_embedded_once(painted, project, tmp_path):
 def small_blocks(monkeypatch):
     """Blocks of 256 pixels, so that small slides have many."""
     inside = blocks_of
-    monkeypatch.setattr("ds2c_cli.embed.blocks_of", lambda boxes: inside(boxes, 256))
+    monkeypatch.setattr("ds2c_cli.embeddings.embed.blocks_of", lambda boxes: inside(boxes, 256))
 
 
 def test_shards_together_are_the_whole_whatever_the_cache_holds(project, tmp_path, monkeypatch):
@@ -193,7 +193,7 @@ def test_a_slide_that_fails_is_named_at_the_end_and_the_others_are_done(project,
 
 def test_a_damaged_tile_costs_its_block_only(project, tmp_path, monkeypatch):
     blocks = lambda boxes: [rows for rows in np.array_split(np.arange(len(boxes)), 20) if len(rows)]  # noqa: E731
-    monkeypatch.setattr("ds2c_cli.embed.blocks_of", blocks)
+    monkeypatch.setattr("ds2c_cli.embeddings.embed.blocks_of", blocks)
     inside, calls = pipeline.crop_block, []
 
     def crop_block(slide, boxes):

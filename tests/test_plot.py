@@ -18,13 +18,13 @@ from PIL import Image
 from scipy.stats import pearsonr
 
 from ds2c_cli import schema
-from ds2c_cli.drawing import UNKNOWN, colour_bar, paint_cells, scale_bar, scale_of
 from ds2c_cli.expression import log_share
-from ds2c_cli.io.predictions import create_predictions
-from ds2c_cli.material import Sources
-from ds2c_cli.plot import plot
-from ds2c_cli.prepare import prepare
+from ds2c_cli.plotting.drawing import UNKNOWN, colour_bar, paint_cells, scale_bar, scale_of
+from ds2c_cli.plotting.plot import plot
+from ds2c_cli.prediction.file import create_predictions
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
 
 PANEL = ["MUC5B", "SLPI"]

@@ -15,7 +15,7 @@ import pytest
 
 from ds2c_cli import schema
 from ds2c_cli.errors import InputError
-from ds2c_cli.io.predictions import PredictionFile, create_predictions, recorded_recipe, write_column
+from ds2c_cli.prediction.file import PredictionFile, create_predictions, recorded_recipe, write_column
 
 matplotlib.use("Agg")
 CELLS, GENES = 60, ["ACTA2", "CD3E", "EPCAM", "KRT8", "MKI67"]

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ds2c_cli import benchmark_file
-from ds2c_cli.benchmark_file import read_benchmark
+from ds2c_cli.benchmark import plan as benchmark_file
+from ds2c_cli.benchmark.plan import read_benchmark
 from ds2c_cli.errors import UsageError
-from ds2c_cli.manifest import Request
-from ds2c_cli.material import Sources
 from ds2c_cli.project import Project
+from ds2c_cli.samples.manifest import Request
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import PRESETS, Geometry, preset
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "benchmark"

@@ -8,20 +8,20 @@ import shapely
 import torch
 import torch.nn.functional as F
 
-from ds2c_cli.bags import load_bags
-from ds2c_cli.cache import Cache
-from ds2c_cli.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
-from ds2c_cli.embed import embed, tiles_of
+from ds2c_cli.cache.store import Cache
+from ds2c_cli.embeddings.embed import embed, tiles_of
+from ds2c_cli.embeddings.superpixels import FAR, load_superpixels, map_boxes
 from ds2c_cli.encoders.encoder import Encoder, load
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.material import Sources
 from ds2c_cli.models.base import Measured
 from ds2c_cli.models.scstgcn import mean_around
-from ds2c_cli.prepare import prepare
 from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
-from ds2c_cli.superpixels import FAR, load_superpixels, map_boxes
+from ds2c_cli.training.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
+from ds2c_cli.training.dataset import load_bags
 
 SIDE, MPP = 14, 0.5
 PX = 16  # 8 um

@@ -13,7 +13,7 @@ from scipy import sparse
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.project import Project, must_run
 from ds2c_cli.settings import Embedding, Training
-from ds2c_cli.train import _labels, _recipe_of, _usable, train_folds
+from ds2c_cli.training.train import _labels, _recipe_of, _usable, train_folds
 
 
 @pytest.fixture

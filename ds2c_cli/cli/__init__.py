@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..console import console
 from ..errors import Stopped, UsageError
 from . import benchmark, cache, demo, doctor, embed, encoders, evaluate, export, plot, predict, prepare, train
+from .console import console
 
 COMMANDS = [
     ("prepare", prepare),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import CacheOption, DebugOption, DeviceOption, DryRunOption, JsonOption, ProjectOption
 
 
@@ -35,10 +35,10 @@ def command(
 ) -> None:
     """Compare models over folds and seeds: prepare, embed, train, score, and one report."""
     console.configure(json=json, debug=debug)
-    from ..benchmark import collect, run
-    from ..benchmark_file import read_benchmark
-    from ..benchmark_report import Board, tables_of, write_benchmark
-    from ..cache import default_root
+    from ..benchmark.plan import read_benchmark
+    from ..benchmark.report import Board, tables_of, write_benchmark
+    from ..benchmark.run import collect, run
+    from ..cache.store import default_root
     from ..errors import Ds2cError, InputError
     from ..project import Project
 

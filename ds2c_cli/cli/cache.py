@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import console
 from ..errors import InputError, UsageError
+from .console import console
 from .options import CacheOption, DebugOption, DryRunOption, JsonOption, ProjectOption
 
 if TYPE_CHECKING:
-    from ..upkeep import Changed
+    from ..cache.maintenance import Changed
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cache of embeddings.")
 
@@ -40,8 +40,8 @@ def info(
 ) -> None:
     """What the cache holds, by encoder and slide."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..upkeep import encoders, holdings
+    from ..cache.maintenance import encoders, holdings
+    from ..cache.store import default_root
 
     root = cache or default_root()
     held = holdings(root, encoder)
@@ -77,10 +77,10 @@ def verify(
 ) -> None:
     """Check every checksum; rescue what is sound of a damaged segment and put its file into quarantine."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..embed import to_encode_again
+    from ..cache.maintenance import verify as verify_cache
+    from ..cache.store import default_root
+    from ..embeddings.embed import to_encode_again
     from ..project import Project
-    from ..upkeep import verify as verify_cache
 
     root = cache or default_root()
     with console.progress() as tell:
@@ -122,8 +122,8 @@ def merge(
 ) -> None:
     """Fold small segments into large ones, each tile once; jobs may be at work meanwhile."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..upkeep import merge as merge_cache
+    from ..cache.maintenance import merge as merge_cache
+    from ..cache.store import default_root
 
     root = cache or default_root()
     with console.progress() as tell:
@@ -157,10 +157,10 @@ def prune(
 ) -> None:
     """Delete embeddings: of an encoder, of slides, by age or by size. No job should be using them."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
+    from ..cache.maintenance import prune as prune_cache
+    from ..cache.maintenance import selection
+    from ..cache.store import default_root
     from ..project import Project
-    from ..upkeep import prune as prune_cache
-    from ..upkeep import selection
 
     root = cache or default_root()
     projects = [Project(folder) for folder in known or []]
@@ -190,10 +190,10 @@ def export_command(
 ) -> None:
     """Write one slide's embeddings into a single file, to carry to another machine."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..carry import export_slide
+    from ..cache.maintenance import encoders, holdings
+    from ..cache.store import default_root
+    from ..cache.transfer import export_slide
     from ..project import Project
-    from ..upkeep import encoders, holdings
 
     root, home = cache or default_root(), Project(project)
     wanted = home.sample(slide).slide_fingerprint if slide in home.sample_names() else slide
@@ -228,8 +228,8 @@ def import_command(
 ) -> None:
     """Add exported embeddings to the cache."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..carry import import_slide
+    from ..cache.store import default_root
+    from ..cache.transfer import import_slide
 
     root = cache or default_root()
     results = []

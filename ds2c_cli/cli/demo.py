@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import CacheOption, DebugOption, JsonOption
 
 
@@ -21,7 +21,7 @@ def command(
     """Run the whole chain on two generated slides."""
     console.configure(json=json, debug=debug)
     from ..demo import demo
-    from ..report import tables_of
+    from ..evaluation.report import tables_of
 
     with console.progress() as tell:
         shown = demo(folder, cache or folder / "cache", size_px, tell)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import CacheOption, DebugOption, DeviceOption, EncoderOption, JsonOption, ProjectOption
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import (
     CacheOption,
     DebugOption,
@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Embed the tiles of cells and spots into the cache."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..embed import embed
+    from ..cache.store import default_root
+    from ..embeddings.embed import embed
     from ..project import Project
     from ..settings import Embedding
 

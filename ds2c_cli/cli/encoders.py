@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import DebugOption, DeviceOption, JsonOption, PrecisionOption, WeightsOption
 
 COLUMNS = ("encoder", "dimension", "input px", "pooling", "licence", "access", "on this machine")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import CacheOption, DebugOption, DeviceOption, JsonOption, ProjectOption, SamplesArgument, listed
 
 
@@ -27,10 +27,10 @@ def command(
 ) -> None:
     """Score predictions against single-cell truth and write a report."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..evaluate import evaluate
+    from ..cache.store import default_root
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.report import tables_of, write_report
     from ..project import Project
-    from ..report import tables_of, write_report
 
     home = Project(project)
     names = listed(checkpoint) or ([] if predictions else home.checkpoint_names())

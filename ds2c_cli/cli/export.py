@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import DebugOption, ForceOption, JsonOption, ProjectOption, listed
 
 
@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Write predictions or samples for other software: SpatialData, QuPath, tables, Zarr."""
     console.configure(json=json, debug=debug)
-    from ..export import export
+    from ..exporting.export import export
     from ..project import Project
 
     with console.progress() as tell:

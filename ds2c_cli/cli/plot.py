@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import DebugOption, JsonOption, ProjectOption, listed
 
 
@@ -29,7 +29,7 @@ def command(
     """Paint genes on a slide: measured and predicted."""
     console.configure(json=json, debug=debug)
     from ..errors import UsageError
-    from ..plot import Window, plot
+    from ..plotting.plot import Window, plot
     from ..project import Project
 
     place: Window | None = None

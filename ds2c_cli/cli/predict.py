@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
-from .options import (
-    CacheOption,
-    DebugOption,
-    DeviceOption,
-    ForceOption,
-    JsonOption,
-    ProjectOption,
-    SamplesArgument,
-)
+from .console import console
+from .options import CacheOption, DebugOption, DeviceOption, ForceOption, JsonOption, ProjectOption, SamplesArgument
 
 
 def command(
@@ -35,8 +27,8 @@ def command(
 ) -> None:
     """Predict the expression of every cell."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
-    from ..predict import predict
+    from ..cache.store import default_root
+    from ..prediction.predict import predict
     from ..project import Project
 
     home = Project(project)

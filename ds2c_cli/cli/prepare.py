@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import DebugOption, DryRunOption, ForceOption, JsonOption, ProjectOption
 
 
@@ -93,9 +93,9 @@ def command(
     from .. import schema
     from ..errors import UsageError
     from ..io.hest import download_hest
-    from ..manifest import Request, hest_requests, prepare_all, read_manifest
-    from ..material import Sources
     from ..project import Project
+    from ..samples.manifest import Request, hest_requests, prepare_all, read_manifest
+    from ..samples.sources import Sources
     from ..settings import Geometry
     from ..settings import preset as preset_named
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import console
+from .console import console
 from .options import (
     CacheOption,
     DebugOption,
@@ -64,13 +64,13 @@ def command(
 ) -> None:
     """Train a model on spots."""
     console.configure(json=json, debug=debug)
-    from ..cache import default_root
+    from ..cache.store import default_root
     from ..errors import UsageError
     from ..models import MODELS
     from ..project import Project
     from ..settings import Embedding, Training
-    from ..train import train as train_model
-    from ..train import train_folds
+    from ..training.train import train as train_model
+    from ..training.train import train_folds
 
     if folds and val:
         raise UsageError("--folds leaves out samples by itself, --val names them", "Give one of the two.")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..embed import embed
-from ..evaluate import Evaluated, evaluate
-from ..material import Sources
-from ..predict import predict
-from ..prepare import prepare
+from ..embeddings.embed import embed
+from ..evaluation.evaluate import Evaluated, evaluate
+from ..evaluation.report import write_report
+from ..prediction.predict import predict
 from ..progress import Progress, silent
 from ..project import Project
-from ..report import write_report
+from ..samples.prepare import prepare
+from ..samples.sources import Sources
 from ..settings import Embedding, Geometry, Training
-from ..train import train
+from ..training.train import train
 from .tissue import SLIDE_FILE, paint_sample
 
 DONORS = {"donor_a": 1, "donor_b": 2}  # the seed each slide is painted from

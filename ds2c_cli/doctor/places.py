@@ -97,7 +97,7 @@ def _file_system(folder: Path) -> str:
 
 def cache_directory(asked: Asked) -> Answer:
     """The cache can be written to, and has room; it takes no locks, so a network file system will do."""
-    from ..cache import default_root
+    from ..cache.store import default_root
 
     place = place_of(asked.cache or default_root())
     elsewhere = "choose another with --cache or DS2C_CACHE."

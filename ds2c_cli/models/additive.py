@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..schema import TARGET_SUM
-from .bag import Bag, segment_sum
 from .base import Measured, Reading, SpotModel, set_last_bias
+from .batch import Bag, segment_sum
 from .deepsets import DeepSets
 
 MEMBERS = 4

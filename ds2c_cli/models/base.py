@@ -13,7 +13,7 @@ from torch import nn
 
 from ..schema import TARGET_SUM
 from ..settings import Features
-from .bag import Bag
+from .batch import Bag
 
 
 @dataclass(frozen=True)

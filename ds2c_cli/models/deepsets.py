@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from ..settings import Context, Pooling
-from .bag import Bag, segment_sum
 from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
+from .batch import Bag, segment_sum
 
 
 class DeepSets(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .bag import SuperpixelBag
+from .batch import SuperpixelBag
 from .superpixel import SuperpixelModel
 
 LAYERS = 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .bag import Bag
 from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
+from .batch import Bag
 
 
 class Mlp(SpotModel):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .bag import SuperpixelBag
+from .batch import SuperpixelBag
 from .superpixel import SuperpixelModel
 
 PLACE = 2  # the last features: x and y

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from ..schema import TARGET_SUM
 from ..settings import Features
-from .bag import Bag, SuperpixelBag, segment_sum
 from .base import Measured, SpotModel, mean_log
+from .batch import Bag, SuperpixelBag, segment_sum
 
 
 class SuperpixelModel(SpotModel):

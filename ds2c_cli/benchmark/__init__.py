@@ -1,0 +1,1 @@
+"""Compare models over folds, seeds and encoders."""

@@ -1,0 +1,351 @@
+"""benchmark.toml: which samples, encoders, models and seeds, and what each network is trained and scored on."""
+
+from __future__ import annotations
+
+import tomllib
+import typing
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..encoders import recipe_of
+from ..errors import InputError, UsageError
+from ..evaluation.baselines import BASELINES
+from ..evaluation.evaluate import SEES_SPOT
+from ..io.hest import open_hest
+from ..models import MODELS
+from ..samples.manifest import COLUMNS, Request, requests_of
+from ..settings import DEFAULT_ENCODER, PRESETS, Embedding, Geometry, Training, preset, resolve
+
+SplitBy = Literal["donor", "patient", "sample"]
+FOLDS = 5  # at most; DESIGN 9
+# What a file may say, and its kind; settings of training, geometry and encoders are checked where they are resolved.
+KEYS: dict[str, Any] = {
+    "name": str, "preset": str, "split_by": str, "models": list[str], "encoders": list[str], "seeds": list[int],
+    "reference": str, "ensemble": bool, "gene": str, "geometry": dict, "training": dict, "model": list[dict],
+    "encoder": list[dict], "design": list[dict], "sample": list[dict],
+}  # fmt: skip
+MODEL_KEYS = {"name": str, "ablation": bool}
+ENCODER_KEYS = {"name": str}
+DESIGN_KEYS = {"name": str, "cohorts": list[str], "folds": int, "ood": list[str]}
+KINDS = {str: "word", bool: "true or false value", int: "whole number", dict: "table"}
+IS, OOS, OOD = "IS", "OOS", "OOD"
+ENSEMBLE = "ensemble"  # of a model's seeds; part of its name in tables
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model to train, and how it is called in tables; an ablation has a table and a figure apart."""
+
+    name: str
+    settings: Training
+    ablation: bool = False
+
+
+@dataclass(frozen=True)
+class EncoderEntry:
+    """An encoder, and how it is called in tables."""
+
+    name: str
+    settings: Embedding
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Samples that networks are trained on, and the scenario in which each sample is scored."""
+
+    design: str
+    number: int
+    train: tuple[str, ...]
+    scenario: dict[str, str]  # by sample: IS, OOS or OOD
+
+    @property
+    def series(self) -> str:
+        """What its number counts."""
+        return f"{self.design}-ood" if OOD in self.scenario.values() else self.design
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.series}-fold{self.number}"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All that a benchmark file says."""
+
+    name: str
+    requests: list[Request]
+    geometry: Geometry
+    folds: list[Fold]
+    models: list[ModelEntry]
+    encoders: list[EncoderEntry]
+    seeds: list[int]
+    reference: str = ""  # the model that others are compared with
+    ensemble: bool = False  # the seeds of a model also averaged
+    gene: str = ""  # the one that is painted; empty: the most variable
+    designs: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # samples that are in the file for nothing, and why
+
+
+def read_benchmark(path: Path, split_by: str = "") -> Benchmark:
+    """Read and check a benchmark file; `split_by` overrules the file's, and is part of the names of what it makes.
+
+    Paths are as seen from its folder. Raises InputError or UsageError that names what is wrong in it.
+    """
+    document = _document(path)
+    geometry = _geometry(path, document)
+    tables, requests, left_out = _samples(path, document, geometry)
+    own = document.get("split_by", "donor")
+    chosen = split_by or own
+    if chosen not in typing.get_args(SplitBy):
+        raise UsageError(f"split_by is donor, patient or sample, not {chosen!r}", f"Correct {path}.")
+    other_split = "" if chosen == own else f"-by-{chosen}"
+    group = {request.name: _group(request, table, chosen) for request, table in zip(requests, tables, strict=True)}
+    cohort = {request.name: request.cohort or "cohort" for request in requests}
+    folds = list(_numbered(_folds(path, document.get("design", []), group, cohort, other_split)))
+    models, encoders = _models(path, document), _encoders(path, document)
+    _all_different(path, "fold", [fold.name for fold in folds])
+    _all_different(path, "network", [f"{encoder.name}-{model.name}" for encoder in encoders for model in models])
+    reference = document.get("reference", "additive" if "additive" in [m.name for m in models] else models[0].name)
+    if reference not in [model.name for model in models]:
+        raise InputError(f"{path}: the reference {reference!r} is none of its models", "Name one of them.")
+    return Benchmark(
+        document.get("name", path.stem) + other_split,
+        requests,
+        geometry,
+        folds,
+        models,
+        encoders,
+        _seeds(path, document),
+        reference,
+        document.get("ensemble", False),
+        document.get("gene", ""),
+        list(dict.fromkeys(fold.design for fold in folds)),
+        left_out,
+    )
+
+
+def file_name(*words: str) -> str:
+    """Words as one name of a file."""
+    return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in word) for word in words)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})", "Check the path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML ({error})", "Correct the line it names.") from error
+    if unknown := [key for key in document if key not in KEYS]:
+        raise InputError(f"{path}: there is no setting {', '.join(unknown)}", f"Known: {', '.join(KEYS)}.")
+    _check_kinds(str(path), document, KEYS)
+    return document
+
+
+def _check_kinds(place: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise InputError for a value that is not of its key's kind."""
+    for key in table.keys() & kinds.keys():
+        kind, value = kinds[key], table[key]
+        (one,) = typing.get_args(kind) or (kind,)
+        if one is kind:
+            fits, words = type(value) is kind, f"a {KINDS[kind]}"
+        else:
+            fits = isinstance(value, list) and all(type(each) is one for each in value)
+            words = f"a list of {KINDS[one]}s" if one is not dict else f"tables, [[{key}]]"
+        if not fits:
+            raise InputError(f"{place}: {key} must be {words}, not {value!r}", "Correct it, or leave it out.")
+
+
+def _geometry(path: Path, document: Mapping[str, Any]) -> Geometry:
+    name = document.get("preset", "")
+    if name and name not in PRESETS:
+        raise InputError(f"{path}: there is no preset {name!r}", f"Known: {', '.join(PRESETS)}.")
+    return resolve(Geometry, {}, {}, {**preset(name), **document.get("geometry", {})}, f"{path}, [geometry]")
+
+
+def _seeds(path: Path, document: Mapping[str, Any]) -> list[int]:
+    seeds: list[int] = document.get("seeds", [0, 1, 2])
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise InputError(f"{path}: seeds must be different numbers from 0, not {seeds}", "Write seeds = [0, 1, 2].")
+    return seeds
+
+
+def _samples(
+    path: Path, document: Mapping[str, Any], geometry: Geometry
+) -> tuple[list[dict[str, Any]], list[Request], list[str]]:
+    """The samples with counts as written and as requests, and the others, in sentences."""
+    tables = document.get("sample", [])
+    if not tables:
+        raise InputError(f"{path} has no [[sample]]", "Write one a slide, with the columns of a manifest.")
+    rows = []
+    for number, table in enumerate(tables, 1):
+        place = f"sample {table.get('sample', table.get('hest_id', number))}"
+        if unknown := [key for key in table if key not in (*COLUMNS, "patient")]:
+            raise InputError(f"{path}, {place}: {', '.join(unknown)} is not known", f"Keys are {', '.join(COLUMNS)}.")
+        rows.append((place, {key: _text(value) for key, value in table.items() if key != "patient"}))
+    requests = [_with_donor(request) for request in requests_of(rows, path, geometry)]
+    counted = [(table, request) for table, request in zip(tables, requests, strict=True) if _has_counts(request)]
+    left_out = [
+        f"{request.name}: no counts to learn from or to score against"
+        for request in requests
+        if not _has_counts(request)
+    ]
+    if not counted:
+        raise InputError(f"{path}: no sample has counts", "Add counts = FILE to a [[sample]].")
+    return [table for table, _ in counted], [request for _, request in counted], left_out
+
+
+def _has_counts(request: Request) -> bool:
+    sources = request.sources
+    return any(source is not None for source in (sources.counts, sources.visium, sources.xenium, sources.hest))
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _group(request: Request, table: dict[str, Any], split_by: str) -> str:
+    """What a fold keeps whole. HEST's patient may split what is one donor: pieces of a lung."""
+    if split_by == "sample":
+        return request.name
+    donor = request.donor or request.name
+    if split_by == "donor":
+        return donor
+    return str(table.get("patient", "")) or _patient(request) or donor
+
+
+def _with_donor(request: Request) -> Request:
+    """A HEST sample without a donor is of the patient that HEST names."""
+    return request if request.donor else replace(request, donor=_patient(request))
+
+
+def _patient(request: Request) -> str:
+    """As HEST names them, with the study within which the name holds; empty where it does not say."""
+    if request.sources.hest is None:
+        return ""
+    hest = open_hest(request.sources.hest, request.sources.hest_id)
+    study = str(hest.metadata.get("dataset_title", ""))
+    return f"{study}: {hest.donor}" if study and hest.donor else hest.donor
+
+
+def _folds(
+    path: Path,
+    designs: Sequence[dict[str, Any]],
+    group: dict[str, str],
+    cohort: dict[str, str],
+    other_split: str,
+) -> Iterator[Fold]:
+    """Every design's folds, not numbered yet; without designs, one for each cohort.
+
+    A design with `ood` trains on all samples of its cohorts, and is scored on those cohorts alone.
+    """
+    for design in designs or [{"cohorts": [name]} for name in dict.fromkeys(cohort.values())]:
+        _check_design(path, design, cohort.values())
+        inside = [name for name, of in cohort.items() if of in design["cohorts"]]
+        name = design.get("name", "+".join(design["cohorts"])) + other_split
+        if design.get("ood"):
+            apart = {sample: OOD for sample, of in cohort.items() if of in design["ood"]}
+            yield Fold(name, 0, tuple(inside), apart)
+            continue
+        groups = sorted({group[sample] for sample in inside})
+        count = min(design.get("folds", FOLDS), len(groups))
+        if count < 2:
+            yield Fold(name, 0, tuple(inside), dict.fromkeys(inside, IS))
+            continue
+        for number in range(count):
+            out = [sample for sample in inside if group[sample] in groups[number::count]]
+            kept = [sample for sample in inside if sample not in out]
+            yield Fold(name, 0, tuple(kept), dict.fromkeys(kept, IS) | dict.fromkeys(out, OOS))
+
+
+def _check_design(path: Path, design: dict[str, Any], cohorts: Iterable[str]) -> None:
+    if unknown := [key for key in design if key not in DESIGN_KEYS]:
+        raise InputError(f"{path}: a design has no {', '.join(unknown)}", f"It has {', '.join(DESIGN_KEYS)}.")
+    _check_kinds(f"{path}, [[design]]", design, DESIGN_KEYS)
+    if not design.get("cohorts"):
+        raise InputError(f"{path}: a design has no cohorts to train on", 'Write cohorts = ["..."].')
+    if design.get("folds", 1) < 1:
+        raise InputError(f"{path}: a design has {design['folds']} folds", "Write 1 to hold nothing out.")
+    for each in (*design["cohorts"], *design.get("ood", [])):
+        if each not in cohorts:
+            raise InputError(f"{path}: a design names the cohort {each!r}", "No sample with counts is of it.")
+    if both := [each for each in design.get("ood", []) if each in design["cohorts"]]:
+        raise InputError(
+            f"{path}: a design trains on the cohort {both[0]!r}, which is therefore not out of distribution",
+            "Leave it out of cohorts or of ood.",
+        )
+
+
+def _numbered(folds: Iterable[Fold]) -> Iterator[Fold]:
+    """Folds counted over all designs of one name."""
+    count: Counter[str] = Counter()
+    for fold in folds:
+        count[fold.series] += 1
+        yield replace(fold, number=count[fold.series])
+
+
+def _models(path: Path, document: dict[str, Any]) -> list[ModelEntry]:
+    base = document.get("training", {})
+    resolve(Training, {}, {}, base, f"{path}, [training]")
+    entries = [{"model": name} for name in document.get("models", [])] + document.get("model", [])
+    models = []
+    for entry in entries or [{"model": "paper"}, {"model": "additive"}]:
+        place = f"{path}, model {entry.get('name', entry.get('model', ''))}"
+        _check_kinds(place, entry, MODEL_KEYS)
+        settings = {key: value for key, value in entry.items() if key not in MODEL_KEYS}
+        training = resolve(Training, {}, {}, {**base, **settings}, place)
+        _check_model(path, place, training)
+        models.append(ModelEntry(entry.get("name", training.model), training, entry.get("ablation", False)))
+    _all_different(path, "model", [model.name for model in models])
+    for model in models:
+        if SEES_SPOT in model.name or model.name in BASELINES or ENSEMBLE in model.name:
+            words = ", ".join((*BASELINES, SEES_SPOT, ENSEMBLE))
+            raise InputError(
+                f"{path}: a model is called {model.name!r}", f"Tables use {words} for other things: rename it."
+            )
+    return models
+
+
+def _check_model(path: Path, place: str, training: Training) -> None:
+    if training.model not in MODELS:
+        raise UsageError(f"{path}: there is no model {training.model!r}", f"Known: {', '.join(MODELS)}.")
+    for name in ("context", "pooling"):
+        if name not in MODELS[training.model].options and getattr(training, name) != getattr(Training, name):
+            raise InputError(
+                f"{place}: {training.model} has no {name}",
+                f"Write {name} in the [[model]] that it is for, not in [training].",
+            )
+
+
+def _encoders(path: Path, document: dict[str, Any]) -> list[EncoderEntry]:
+    encoders = []
+    for entry in [{"encoder": name} for name in document.get("encoders", [])] + document.get("encoder", []):
+        place = f"{path}, encoder {entry.get('name', entry.get('encoder', ''))}"
+        _check_kinds(place, entry, ENCODER_KEYS)
+        settings = {key: value for key, value in entry.items() if key not in ENCODER_KEYS}
+        if settings.get("weights"):
+            settings["weights"] = str(path.parent / str(settings["weights"]))
+        embedding = resolve(Embedding, {}, {}, settings, place)
+        try:
+            recipe_of(embedding.encoder or DEFAULT_ENCODER)
+        except UsageError as error:
+            raise InputError(f"{path}: {error.message}", error.hint) from error
+        encoders.append(EncoderEntry(entry.get("name", embedding.encoder or DEFAULT_ENCODER), embedding))
+    if not encoders:
+        encoders.append(EncoderEntry(DEFAULT_ENCODER, Embedding()))
+    _all_different(path, "encoder", [encoder.name for encoder in encoders])
+    return encoders
+
+
+def _all_different(path: Path, what: str, names: list[str]) -> None:
+    """Raise InputError for two that would have the same files."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(file_name(name), name)) != name:
+            raise InputError(f"{path}: files of the {what}s {other} and {name} would have one name", "Rename one.")
+    if twice := [name for name, number in Counter(names).items() if number > 1]:
+        raise InputError(f"{path} has the {what} {twice[0]} twice", "Give each its own name.")

@@ -1,0 +1,1 @@
+"""Keep embeddings of tiles for every run and project: arrays in and out."""

@@ -1,0 +1,1 @@
+"""Write predictions in the formats of other programs."""

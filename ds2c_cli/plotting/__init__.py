@@ -1,0 +1,1 @@
+"""Draw genes on a slide."""

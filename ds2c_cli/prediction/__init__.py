@@ -1,0 +1,1 @@
+"""Step 4: predict every cell's expression."""

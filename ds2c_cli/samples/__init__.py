@@ -1,0 +1,1 @@
+"""Step 1: turn slides, cells and expression into samples."""

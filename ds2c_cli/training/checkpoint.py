@@ -1,0 +1,146 @@
+"""Checkpoints: a trained model with all that prediction needs, in a file that is safe to load."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from .. import schema
+from ..errors import InputError, UsageError
+from ..models import MODELS, SpotModel
+from ..models.batch import Bag
+from ..project import file_hash, replacing
+from ..settings import Geometry, Training
+from .dataset import Bags
+
+Embedded = TypeVar("Embedded", Bags, Bag)
+
+
+@dataclass
+class Checkpoint:
+    """Weights and standardisation as tensors, everything else as plain JSON in `about` (DESIGN 8)."""
+
+    model: SpotModel
+    centre: torch.Tensor  # (d,) mean of the training embeddings
+    spread: torch.Tensor  # (d,) their SD
+    mean_area: float  # um2, of the training cells; NaN where they are points
+    about: dict[str, Any]
+    hash: str = ""  # sha256 of the file
+
+    @property
+    def name(self) -> str:
+        return self.about["name"]
+
+    @property
+    def genes(self) -> list[str]:
+        return self.about["genes"]
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(**self.about["geometry"])
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """`fingerprint`, `settings` and `description` of the encoder."""
+        return self.about["encoder"]
+
+    def standardise(self, bags: Embedded) -> Embedded:
+        """The same with embeddings and areas on the scale of the training data."""
+        area = bags.area / self.mean_area
+        bags = replace(bags, area=torch.where(torch.isfinite(area), area, 1.0))
+        if bags.superpixels:
+            return replace(bags, superpixels=bags.superpixels.scaled(self.centre, self.spread))
+        cells, tiles = ((vectors - self.centre) / self.spread for vectors in (bags.cells, bags.tiles))
+        return replace(bags, cells=cells, tiles=tiles)
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        state = {key: value.cpu() for key, value in self.model.state_dict().items()}
+        with replacing(path) as part:
+            torch.save(
+                {
+                    "version": schema.CHECKPOINT_VERSION,
+                    "about": json.dumps(self.about),
+                    "state": state,
+                    "centre": self.centre,
+                    "spread": self.spread,
+                    "mean_area": self.mean_area,
+                },
+                part,
+            )
+
+
+def build_model(settings: Training, dimension: int, genes: int) -> SpotModel:
+    """An untrained model by its name, in the shape that the settings say.
+
+    Raises UsageError for a setting that the model does not have.
+    """
+    model = MODELS[settings.model]
+    for name in ("context", "pooling"):
+        if name not in model.options and getattr(settings, name) != getattr(Training, name):
+            raise UsageError(
+                f"{settings.model} has no --{name}", f"Leave it out, or choose another --model than {settings.model}."
+            )
+    options = {name: getattr(settings, name) for name in model.options}
+    return model(dimension, genes, settings.hidden, settings.dropout, **options)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint without unpickling anything but tensors and plain values.
+
+    Raises InputError when the file is missing, is no checkpoint of ds2c, or would have to run code to be read.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}", "Train one with `ds2c train -o FILE`.")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums of what it reads
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("a checksum does not match")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler meets in a file that is none of ours
+        raise InputError(
+            f"{path} is not a checkpoint of ds2c: it is damaged or a pickle that would have to run code to load",
+            "Use a file that `ds2c train` wrote.",
+        ) from error
+    if not isinstance(content, dict) or content.get("version") != schema.CHECKPOINT_VERSION:
+        version = content.get("version") if isinstance(content, dict) else None
+        raise InputError(
+            f"{path} is of version {version}, this ds2c reads {schema.CHECKPOINT_VERSION}"
+            if version
+            else f"{path} holds no ds2c checkpoint",
+            "Train it again, or use the ds2c that wrote it.",
+        )
+    try:
+        about = json.loads(content["about"])
+        model = build_model(Training(**about["training"]), len(content["centre"]), len(about["genes"]))
+        model.load_state_dict(content["state"], strict=True)
+        loaded = Checkpoint(model, content["centre"], content["spread"], content["mean_area"], about, file_hash(path))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path} does not hold what a checkpoint of version {schema.CHECKPOINT_VERSION} holds "
+            f"({str(error).splitlines()[0]})",
+            "Use a file that `ds2c train` wrote.",
+        ) from error
+    model.eval().requires_grad_(False)
+    return loaded
+
+
+def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mean (d,) and SD (d,) over the cell and spot tiles, or the superpixels, of the training spots, and their cells'
+    mean area (um2).
+    """
+    chosen = torch.from_numpy(spots)
+    cells, _ = bags.cell_index(chosen)
+    cells = cells[bags.inside[cells]]
+    if bags.superpixels:
+        vectors = bags.superpixels.features[bags.superpixels.of_spots.of(chosen)[0]]
+    else:
+        vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]]).float()
+    spread = vectors.std(0, correction=0)
+    return vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean())

@@ -1,0 +1,116 @@
+"""Samples become bags: cells sorted by spot, their embeddings in memory, gathered a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..cache.store import Cache
+from ..embeddings.embed import embeddings_of
+from ..embeddings.superpixels import Superpixels, joined, load_superpixels, positions
+from ..models.batch import Bag
+from ..project import Sample
+
+
+@dataclass(frozen=True)
+class Bags:
+    """The spots of one or more samples with their cells, flat; `batch` gathers any of them without a loop."""
+
+    cells: torch.Tensor  # (C, d) sorted by spot; float16 as cached, float32 once standardised
+    area: torch.Tensor  # (C,) um2, NaN where a cell is only a point
+    inside: torch.Tensor  # (C,) bool
+    start: torch.Tensor  # (S + 1,) int64: the cells of spot s are start[s] : start[s + 1]
+    tiles: torch.Tensor  # (S, d) likewise, the spots' own tiles
+    around: torch.Tensor  # (S, k) int64, rows of `tiles`, -1 where missing
+    cell_row: np.ndarray  # (C,) row of the sample's cell table
+    sample: np.ndarray  # (S,) which sample a spot is of
+    superpixels: Superpixels | None = None  # of an encoder that gives maps; then `cells` and `tiles` are 0 wide
+
+    @property
+    def n_spots(self) -> int:
+        return len(self.tiles)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the embeddings."""
+        return (self.superpixels.features if self.superpixels else self.cells).nbytes + self.tiles.nbytes
+
+    def to(self, device: torch.device) -> Bags:
+        """All tensors on a device."""
+        tensors = ("cells", "area", "inside", "start", "tiles", "around")
+        moved = replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        return replace(moved, superpixels=self.superpixels.to(device)) if self.superpixels else moved
+
+    def cell_index(self, spots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the cells of these spots: their rows (c,), and which of `spots` each belongs to (c,)."""
+        return positions(self.start, spots)
+
+    def batch(self, spots: torch.Tensor) -> Bag:
+        """The bag of these spots (s,), each with all its cells and the tiles it sees."""
+        cell, spot_of = self.cell_index(spots)
+        around = self.around[spots]
+        seen, row = torch.unique(torch.cat([spots, around[around >= 0]]), return_inverse=True)
+        compact = torch.full_like(around, -1)
+        compact[around >= 0] = row[len(spots) :]
+        return Bag(
+            self.cells[cell], self.area[cell], spot_of, self.inside[cell], self.tiles[seen], row[: len(spots)], compact,
+            self.superpixels.batch(spots, cell) if self.superpixels else None,
+        )  # fmt: skip
+
+
+def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
+    """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells.
+
+    `encoder` is the encoder's description.
+    """
+    parts = [_one(sample, cache, encoder, outside) for sample in samples]
+    if len(parts) == 1:  # a large slide's embeddings are not copied
+        return parts[0]
+    spots = np.cumsum([0] + [part.n_spots for part in parts])
+    cells = np.cumsum([0] + [len(part.cells) for part in parts])
+    shifted = [torch.where(part.around >= 0, part.around + int(n), -1) for part, n in zip(parts, spots, strict=False)]
+    starts = [part.start[:-1] + int(n) for part, n in zip(parts, cells, strict=False)]
+    return Bags(
+        torch.cat([part.cells for part in parts]),
+        torch.cat([part.area for part in parts]),
+        torch.cat([part.inside for part in parts]),
+        torch.cat([*starts, torch.tensor([cells[-1]])]),
+        torch.cat([part.tiles for part in parts]),
+        torch.cat(shifted),
+        np.concatenate([part.cell_row for part in parts]),
+        np.repeat(np.arange(len(parts)), [part.n_spots for part in parts]),
+        joined([part.superpixels for part in parts if part.superpixels]) if parts[0].superpixels else None,
+    )
+
+
+def _one(sample: Sample, cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
+    cells = sample.cells
+    context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
+    rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is in no bag
+    rows = rows[np.argsort(context[rows], kind="stable")]
+    spot_boxes = sample.spot_boxes()
+    start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))
+    if "map_side" in encoder:
+        vectors = np.empty((len(rows) + len(spot_boxes), 0), np.float32)
+        superpixels = load_superpixels(
+            sample, rows, encoder["map_side"], lambda boxes: embeddings_of(cache, sample, boxes, encoder)
+        )
+    else:
+        boxes = np.concatenate([sample.cell_boxes()[rows], spot_boxes])
+        vectors = embeddings_of(cache, sample, boxes, encoder)
+        superpixels = None
+    return Bags(
+        torch.from_numpy(vectors[: len(rows)]),
+        torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),
+        torch.from_numpy(inside[rows]),
+        torch.from_numpy(start.astype(np.int64)),
+        torch.from_numpy(vectors[len(rows) :]),
+        torch.from_numpy(sample.neighbours.astype(np.int64)),
+        rows,
+        np.zeros(len(spot_boxes), np.int64),
+        superpixels,
+    )

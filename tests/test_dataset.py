@@ -1,0 +1,244 @@
+"""Bags against loops, and what the models promise whatever the batch; complements test_models.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from ds2c_cli.cache.store import Cache, tile_keys
+from ds2c_cli.embeddings.embed import embed
+from ds2c_cli.evaluation.baselines import area_split, even_split
+from ds2c_cli.models import MODELS
+from ds2c_cli.models.batch import segment_sum
+from ds2c_cli.prediction import predict
+from ds2c_cli.prediction.deconvolve import share_out
+from ds2c_cli.prediction.predict import chunks
+from ds2c_cli.project import Project
+from ds2c_cli.samples.prepare import prepare
+from ds2c_cli.samples.sources import Sources
+from ds2c_cli.settings import Embedding, Geometry, Training
+from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
+from ds2c_cli.training.dataset import Bags, load_bags
+
+D, G = 5, 7
+
+
+@st.composite
+def ragged(draw):
+    """Bags of one to six spots with none to five cells each, and a choice of these spots, repeats included."""
+    number = draw(st.lists(st.integers(0, 5), min_size=1, max_size=6))
+    k, spots = draw(st.integers(1, 4)), len(number)
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    cells = sum(number)
+    bags = Bags(
+        cells=torch.from_numpy(random.normal(size=(cells, D)).astype(np.float32)),
+        area=torch.from_numpy(random.uniform(0.5, 2, cells).astype(np.float32)),
+        inside=torch.from_numpy(random.random(cells) < 0.7),
+        start=torch.from_numpy(np.cumsum([0, *number])),
+        tiles=torch.from_numpy(random.normal(size=(spots, D)).astype(np.float32)),
+        around=torch.from_numpy(random.integers(-1, spots, (spots, k))),
+        cell_row=np.arange(cells),
+        sample=np.zeros(spots, np.int64),
+    )
+    return bags, torch.tensor(draw(st.lists(st.integers(0, spots - 1), min_size=1, max_size=8)))
+
+
+def model_of(name):
+    torch.manual_seed(0)
+    model = MODELS[name](D, G, 16, 0.3).eval()
+    if hasattr(model, "typical_total"):
+        model.typical_total.fill_(3.0)
+    return model
+
+
+@given(ragged())
+def test_a_batch_is_what_a_loop_over_its_spots_gathers(case):
+    bags, spots = case
+    bag = bags.batch(spots)
+    expected = [(i, c) for i, s in enumerate(spots) for c in range(bags.start[s], bags.start[s + 1])]
+    rows = torch.tensor([c for _, c in expected], dtype=torch.int64)
+    assert bag.spot_of.tolist() == [i for i, _ in expected]
+    assert torch.equal(bag.cells, bags.cells[rows])
+    assert torch.equal(bag.area, bags.area[rows])
+    assert torch.equal(bag.inside, bags.inside[rows])
+    assert torch.equal(bag.tiles[bag.own], bags.tiles[spots])
+    around = bags.around[spots]
+    assert torch.equal(bag.around >= 0, around >= 0)
+    assert torch.equal(bag.tiles[bag.around[around >= 0]], bags.tiles[around[around >= 0]])
+    assert len(bag.tiles) == len(set(spots.tolist()) | set(around[around >= 0].tolist()))  # each tile once
+
+
+@given(ragged())
+def test_segment_sums_are_those_of_a_loop(case):
+    bags, spots = case
+    bag = bags.batch(spots)
+    total = segment_sum(bag.cells, bag.spot_of, bag.n_spots)
+    loop = [bag.cells[bag.spot_of == s].double().sum(0) for s in range(bag.n_spots)]
+    torch.testing.assert_close(total.double(), torch.stack(loop), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.features == "tiles"])
+@given(case=ragged())
+def test_a_spot_and_its_cells_do_not_depend_on_the_rest_of_the_batch(name, case):
+    bags, spots = case
+    model = model_of(name)
+    with torch.no_grad():
+        together = bags.batch(spots)
+        of_spots, of_cells = model.spot(together), model.cell(together)
+        for i, spot in enumerate(spots):
+            alone = bags.batch(spot[None])
+            torch.testing.assert_close(model.spot(alone)[0], of_spots[i], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(model.cell(alone), of_cells[together.spot_of == i], rtol=1e-4, atol=1e-4)
+
+
+@given(ragged())
+def test_additive_cells_add_up_to_their_spot_whatever_the_bag(case):
+    bags, spots = case
+    bag, model = bags.batch(spots), model_of("additive")
+    with torch.no_grad():
+        cells, log = model.cell(bag).double(), model.spot(bag)
+    total = segment_sum(cells[bag.inside], bag.spot_of[bag.inside], bag.n_spots)
+    assert torch.isfinite(cells).all()
+    occupied = torch.bincount(bag.spot_of[bag.inside], minlength=bag.n_spots) > 0
+    np.testing.assert_allclose(total[occupied].sum(1), 1e4, rtol=1e-4)
+    assert not total[~occupied].any()
+    assert not log[~occupied].any()
+
+
+@given(ragged(), st.floats(0.1, 10))
+def test_an_outside_cells_share_is_linear_in_its_area(case, factor):
+    bags, spots = case
+    bag, model = bags.batch(spots), model_of("additive")
+    larger = replace(bag, area=torch.where(bag.inside, bag.area, factor * bag.area))
+    with torch.no_grad():
+        cells, scaled = model.cell(bag), model.cell(larger)
+    torch.testing.assert_close(scaled[~bag.inside], factor * cells[~bag.inside], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scaled[bag.inside], cells[bag.inside], rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(-28, 4))
+def test_sharing_out_conserves_counts_at_every_scale_of_the_rates(seed, power):
+    random = np.random.default_rng(seed)
+    spot_of = torch.from_numpy(random.integers(0, 3, 12))
+    share = torch.from_numpy((random.exponential(size=(12, G)) * 10.0**power).astype(np.float32))
+    counts = torch.from_numpy(random.poisson(5, (3, G)).astype(np.float32))
+    total = segment_sum(share_out(share, spot_of, counts), spot_of, 3)
+    occupied = torch.bincount(spot_of, minlength=3) > 0
+    torch.testing.assert_close(total[occupied], counts[occupied], rtol=1e-4, atol=1e-4)
+
+
+def test_splits_are_even_and_in_proportion_to_area():
+    spots, totals = sparse.csr_matrix(np.array([[8, 0]])), np.array([8])
+    spot_of, inside, area = np.zeros(2, int), np.ones(2, bool), np.array([1.0, 3.0])
+    even = np.expm1(even_split(spots, totals, spot_of, inside, area)[:, 0])
+    by_area = np.expm1(area_split(spots, totals, spot_of, inside, area)[:, 0])
+    np.testing.assert_allclose(even, [5000, 5000], rtol=1e-4)
+    np.testing.assert_allclose(by_area, [2500, 7500], rtol=1e-4)
+    unknown = area_split(spots, totals, spot_of, inside, np.full(2, np.nan))
+    np.testing.assert_allclose(unknown, even_split(spots, totals, spot_of, inside, area))
+
+
+def test_a_cell_outside_gets_what_a_member_gets():
+    spots, totals = sparse.csr_matrix(np.array([[8, 0], [4, 4]])), np.array([8, 8])
+    spot_of, inside, area = np.array([0, 0, 0, 1]), np.array([True, True, False, False]), np.array([1.0, 3, 2, 5])
+    even = np.expm1(even_split(spots, totals, spot_of, inside, area)[:, 0])
+    by_area = np.expm1(area_split(spots, totals, spot_of, inside, area)[:, 0])
+    np.testing.assert_allclose(even, [5000, 5000, 5000, 5000], rtol=1e-4)  # the last spot has no member
+    np.testing.assert_allclose(by_area, [2500, 7500, 5000, 5000], rtol=1e-4)
+
+
+# Two samples
+
+
+@pytest.fixture(scope="module")
+def samples(painted, tmp_path_factory):
+    """Two prepared samples with colour embeddings, and their cache."""
+    home = tmp_path_factory.mktemp("bags")
+    project = Project(home / "project")
+    for name in ("one", "two"):
+        folder = painted / name
+        sources = Sources(folder / "slide.tif", str(folder / "cells.parquet"), folder / "cell_counts.h5ad")
+        prepare(project, sources, Geometry(membership="centroid"), name, name, "painted")
+    done = embed(project, Embedding(encoder="colour"), home / "cache", device="cpu")
+    return project.samples(), Cache(home / "cache", done.fingerprint, done.dimension)
+
+
+COLOUR = {"encoder": "colour", "tile_px": 0}  # of its description
+
+
+def vectors(cache, sample, boxes):
+    return torch.from_numpy(cache.get(tile_keys(sample.slide_fingerprint, boxes, 0)).astype(np.float32))
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_bags_of_two_samples_keep_to_their_own_cells_and_tiles(samples, outside):
+    chosen, cache = samples
+    bags = load_bags(chosen, cache, COLOUR, outside)
+    first = 0
+    for number, sample in enumerate(chosen):
+        n = len(sample.spots)
+        own, cells = vectors(cache, sample, sample.spot_boxes()), vectors(cache, sample, sample.cell_boxes())
+        context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
+        assert (bags.sample[first : first + n] == number).all()
+        assert torch.equal(bags.tiles[first : first + n], own)
+        for spot in range(n):
+            rows = np.flatnonzero((context == spot) & (inside | outside))
+            held = slice(int(bags.start[first + spot]), int(bags.start[first + spot + 1]))
+            assert np.array_equal(bags.cell_row[held], rows)
+            assert torch.equal(bags.cells[held], cells[rows])
+            assert bags.inside[held].tolist() == inside[rows].tolist()
+            seen = bags.around[first + spot]
+            expected = sample.neighbours[spot]
+            assert torch.equal(seen >= 0, torch.from_numpy(expected >= 0))
+            assert torch.equal(bags.tiles[seen[seen >= 0]], own[expected[expected >= 0]])
+        first += n
+    assert bags.n_spots == first
+    assert bags.start[-1] == len(bags.cells) == len(bags.cell_row) == len(bags.area)
+
+
+def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
+    chosen, cache = samples
+    cells = chosen[1].cells.copy()
+    lost = np.flatnonzero(~cells["inside"])[:3]
+    cells.loc[lost, "spot"] = -1
+    monkeypatch.setitem(chosen[1].__dict__, "cells", cells)
+    bags = load_bags(chosen, cache, COLOUR, outside=True)
+    last_of_first = len(chosen[0].spots) - 1
+    of_first = (chosen[0].cells["spot"] == last_of_first).sum()
+    assert bags.start[last_of_first + 1] - bags.start[last_of_first] == of_first
+    assert len(bags.cells) == len(chosen[0].cells) + len(cells) - len(lost)
+
+
+def by_cell_and_spot(checkpoint, bags):
+    """Everything that is read, in order of cells and spots; each is told once."""
+    spot_log, rows, shares = np.full((bags.n_spots, len(checkpoint.genes)), np.nan), [], []
+    for chunk in chunks(checkpoint, bags, "cpu"):
+        told = ~np.isnan(chunk.spot_log[:, 0].numpy())
+        assert np.isnan(spot_log[chunk.spots[told]]).all()
+        spot_log[chunk.spots[told]] = chunk.spot_log[told]
+        rows.append(np.c_[chunk.cells, chunk.spots[chunk.spot_of], chunk.inside])
+        shares.append(torch.cat([chunk.share, chunk.share_log], 1).numpy())
+    order = np.argsort(np.concatenate(rows)[:, 0])
+    return np.concatenate(rows)[order], np.concatenate(shares)[order], spot_log
+
+
+@pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.features == "tiles"])
+def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monkeypatch, name):
+    chosen, cache = samples
+    bags = load_bags(chosen[:1], cache, COLOUR, outside=True)
+    torch.manual_seed(0)
+    model = build_model(Training(name, hidden=8), bags.tiles.shape[1], 3).eval()
+    checkpoint = Checkpoint(model, *standardisation(bags, np.arange(bags.n_spots)), {"genes": list("abc")})
+    whole = by_cell_and_spot(checkpoint, bags)
+    monkeypatch.setattr(predict, "CELLS_AT_ONCE", 2)
+    sizes = [len(chunk.cells) for chunk in chunks(checkpoint, bags, "cpu")]
+    members = np.bincount(whole[0][whole[0][:, 2] == 1, 1])
+    assert max(sizes) <= max(members) + 2 < (bags.start[1:] - bags.start[:-1]).max()
+    for all_at_once, in_parts in zip(whole, by_cell_and_spot(checkpoint, bags), strict=True):
+        np.testing.assert_allclose(in_parts, all_at_once, rtol=1e-4, atol=1e-4)
