@@ -20,9 +20,10 @@ import shapely
 import tifffile
 
 from ds2c_cli import schema
+from ds2c_cli.files import write_json
 from ds2c_cli.geometry import square_tiles
 from ds2c_cli.io.cells import read_cells
-from ds2c_cli.project import Project, write_json
+from ds2c_cli.project import Project
 from ds2c_cli.settings import Geometry, Training
 
 VERTICES = 24

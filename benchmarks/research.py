@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ds2c_cli.cache.store import Cache, default_root
+from ds2c_cli.cache.store import Cache
 from ds2c_cli.evaluation.baselines import BASELINES
 from ds2c_cli.evaluation.metrics import Moments, centred_by
 from ds2c_cli.expression import log_share
@@ -28,6 +28,7 @@ from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisatio
 from ds2c_cli.training.dataset import Bags, load_bags
 from ds2c_cli.training.fit import fit
 from ds2c_cli.training.train import _labels, _panel, _split, _usable, with_own_defaults
+from ds2c_cli.workspace import default_cache
 
 
 def top100(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -120,12 +121,12 @@ def main() -> None:
     for folder in words.projects:
         project = Project(folder)
         encoder = project.embedding(Embedding(encoder=words.encoder))
-        cache = Cache(default_root(), encoder["fingerprint"], encoder["description"]["dimension"])
+        cache = Cache(default_cache(), encoder.fingerprint, encoder.description.dimension)
         for pair in words.pairs.split(","):
             train, test = project.samples(pair.split(":"))
-            bags = load_bags([train], cache, encoder["description"], outside=False)
-            tested = load_bags([test], cache, encoder["description"], outside=words.all_cells)
-            again = load_bags([train], cache, encoder["description"], outside=True) if words.all_cells else None
+            bags = load_bags([train], cache, encoder.description, outside=False)
+            tested = load_bags([test], cache, encoder.description, outside=words.all_cells)
+            again = load_bags([train], cache, encoder.description, outside=True) if words.all_cells else None
             genes, counts, _ = _panel([train], 1, 0)
             usable = _usable([train], counts)
             about = {"project": folder.name, "encoder": words.encoder, "pair": pair, "fewer": words.fewer}

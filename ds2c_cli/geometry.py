@@ -8,7 +8,8 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
-from .settings import Geometry, Layout
+from .choices import Layout
+from .settings import Geometry
 
 NEIGHBOURS = {"grid": 8, "hex": 6}
 # How far a neighbour is, in pitches: on a grid the diagonal is at 1.41 and the next ring at 2, on a hexagonal

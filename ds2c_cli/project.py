@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
-import shutil
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,72 +15,14 @@ import numpy as np
 import pandas as pd
 
 from . import schema
+from .choices import Features
 from .errors import InputError, UsageError
+from .files import parse_record, read_record, version_of, write_record
 from .geometry import Lattice, pixel_boxes
 from .io.counts import Counts, read_counts
 from .io.outlines import read_outlines
+from .records import EmbeddingRecord, EncoderUsed, SampleRecord
 from .settings import DEFAULT_ENCODER, Embedding, Geometry, Section, Training, resolve
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed onto it at the end, so a killed run leaves the old file or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Containers that share a disk may have the same process id.
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder. What stood at `path` is moved aside for the moment between two renames, and back again
-    where the second fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    aside = part.with_suffix(".old")
-    try:
-        yield part
-        for written in part.rglob("*"):
-            if written.is_file():
-                with written.open("rb+") as file:
-                    os.fsync(file.fileno())
-        if path.exists():
-            path.rename(aside)
-        try:
-            part.rename(path)
-        except BaseException:
-            if aside.exists():
-                aside.rename(path)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write JSON through `replacing`; NaN is refused."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes; raises InputError when there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})", "Check the path.") from error
-
-
-def recipe_hash(recipe: Mapping[str, Any]) -> str:
-    """A short name for what a step was made from: inputs, settings, version."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def must_run(what: str, recorded: str | None, wanted: str, force: bool) -> bool:
@@ -106,32 +43,27 @@ class Sample:
 
     name: str
     folder: Path
-    record: dict[str, Any]
+    record: SampleRecord
 
     @property
     def donor(self) -> str:
-        return self.record["donor"]
+        return self.record.donor
 
     @property
     def cohort(self) -> str:
-        return self.record["cohort"]
+        return self.record.cohort
 
     @property
     def slide(self) -> Path:
-        return Path(self.record["slide"])
+        return Path(self.record.slide)
 
     @property
     def slide_fingerprint(self) -> str:
-        return self.record["slide_fingerprint"]
+        return self.record.slide_fingerprint
 
     @property
     def mpp(self) -> float:
-        return self.record["mpp"]
-
-    @property
-    def measured(self) -> bool:
-        """Its spots were measured, not simulated from cells."""
-        return self.record["measured"]
+        return self.record.mpp
 
     @property
     def has_cell_truth(self) -> bool:
@@ -141,13 +73,13 @@ class Sample:
     def has_spot_counts(self) -> bool:
         return (self.folder / schema.SPOT_COUNTS_FILE).exists()
 
-    @cached_property
+    @property
     def geometry(self) -> Geometry:
-        return Geometry(**self.record["geometry"])
+        return self.record.geometry
 
-    @cached_property
+    @property
     def lattice(self) -> Lattice:
-        return Lattice(**self.record["lattice"])
+        return self.record.lattice
 
     @cached_property
     def cells(self) -> pd.DataFrame:
@@ -244,13 +176,12 @@ class Project:
         if not path.exists():
             known = ", ".join(self.sample_names()) or "none yet"
             raise InputError(f"{self.root} has no sample {name!r} (it has: {known})", "Run `ds2c prepare` for it.")
-        record = json.loads(path.read_text())
-        if record["version"] != schema.SAMPLE_VERSION:
-            raise InputError(
-                f"{path} is of version {record['version']}, this ds2c reads {schema.SAMPLE_VERSION}",
-                "Run `ds2c prepare --force` for it.",
-            )
-        return Sample(name, folder, record)
+        again = "Run `ds2c prepare --force` for it."
+        text = path.read_bytes()
+        version = version_of(text)
+        if version is not None and version != schema.SAMPLE_VERSION:
+            raise InputError(f"{path} is of version {version}, this ds2c reads {schema.SAMPLE_VERSION}", again)
+        return Sample(name, folder, parse_record(SampleRecord, text, where=str(path), hint=again))
 
     def samples(self, names: Sequence[str] = ()) -> list[Sample]:
         """The samples named, or all; raises InputError when there is none."""
@@ -266,52 +197,54 @@ class Project:
 
     def record_embedding(
         self,
-        settings: Embedding,
-        description: Mapping[str, Any],
-        fingerprint: str,
+        encoder: EncoderUsed,
+        *,
         rate: float | None,
         samples: Sequence[str],
         shards: int,
     ) -> None:
-        """Remember the encoder that was used, as the latest, its tiles a second where some were encoded, and of which
+        """Remember the encoder that was used, as the latest, its tiles per second where some were encoded, and of which
         samples the work was split into how many shards."""
-        last = next((e["tiles_per_second"] for e in self.embeddings() if e["fingerprint"] == fingerprint), None)
-        entry = {
-            "recorded": time.time(),
-            "settings": asdict(settings),
-            "fingerprint": fingerprint,
-            "description": dict(description),
-            "tiles_per_second": rate or last,
-            "samples": list(samples),
-            "shards": shards,
-        }
-        write_json(self.root / schema.EMBEDDINGS_FOLDER / f"{fingerprint}.json", entry)
+        known = (entry.tiles_per_second for entry in self.embeddings() if entry.fingerprint == encoder.fingerprint)
+        entry = EmbeddingRecord(
+            settings=encoder.settings,
+            fingerprint=encoder.fingerprint,
+            description=encoder.description,
+            recorded=time.time(),
+            tiles_per_second=rate or next(known, None),
+            samples=list(samples),
+            shards=shards,
+        )
+        write_record(self.root / schema.EMBEDDINGS_FOLDER / f"{encoder.fingerprint}.json", entry)
 
-    def embedding(self, wanted: Embedding) -> dict[str, Any]:
+    def embedding(self, wanted: Embedding) -> EmbeddingRecord:
         """The encoder to train with: the one asked for, else the latest used.
 
         Raises InputError that names the command when the project was not embedded with it.
         """
         entries = self.embeddings()
         for entry in entries:
-            found = entry["description"]
-            features = "superpixels" if "map_side" in found else "tiles"
+            found = entry.description
             if (
-                wanted.encoder in ("", found["encoder"])
-                and wanted.precision in ("auto", found["precision"])
-                and features == wanted.features
+                wanted.encoder in ("", found.encoder)
+                and wanted.precision in ("auto", found.precision)
+                and wanted.features == found.features
             ):
                 return entry
         what = wanted.encoder or "any encoder"
-        what = f"the {wanted.features} of {what}" if wanted.features != "tiles" else what
+        what = f"the {wanted.features} of {what}" if wanted.features != Features.TILES else what
         at = "" if wanted.precision == "auto" else f" at {wanted.precision}"
-        words = f" --features {wanted.features}" if wanted.features != "tiles" else ""
+        words = f" --features {wanted.features}" if wanted.features != Features.TILES else ""
         raise InputError(
             f"the project {self.root.resolve()} was not embedded with {what}{at}",
             f"Run `ds2c embed --encoder {wanted.encoder or DEFAULT_ENCODER}{words}` first.",
         )
 
-    def embeddings(self) -> list[dict[str, Any]]:
-        """Encoders this project was embedded with, the latest first."""
-        entries = [json.loads(path.read_text()) for path in self.root.glob(f"{schema.EMBEDDINGS_FOLDER}/*.json")]
-        return sorted(entries, key=lambda entry: entry["recorded"], reverse=True)
+    def embeddings(self) -> list[EmbeddingRecord]:
+        """List the encoders that this project was embedded with, the latest first."""
+        again = "Remove the file and run `ds2c embed` again: what the cache has is not encoded again."
+        entries = [
+            read_record(EmbeddingRecord, path, hint=again)
+            for path in self.root.glob(f"{schema.EMBEDDINGS_FOLDER}/*.json")
+        ]
+        return sorted(entries, key=lambda entry: entry.recorded, reverse=True)

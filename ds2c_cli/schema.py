@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """What is stored or passed, as a type: frozen and strict; a key that is not known is refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    def changed(self, **changes: Any) -> Self:
+        """Make a checked copy with other values."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+    def document(self) -> dict[str, Any]:
+        """Give the record in JSON's types."""
+        return self.model_dump(mode="json")
+
+
 SAMPLE_VERSION = 1  # samples/<sample>/
 CHECKPOINT_VERSION = 3  # checkpoints/<name>.pt
 PREDICTION_VERSION = 2  # predictions/<name>/<sample>.h5ad, uns["ds2c"]

@@ -1,26 +1,27 @@
-"""Settings of every step as dataclasses, and how flag, variable, file and default combine."""
+"""Settings of every step as records, and how flag, variable, file and default combine."""
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from .choices import (
+    Context,
+    Features,
+    Layout,
+    Membership,
+    MixedPrecision,
+    Precision,
+    Pseudospot,
+    SpotPooling,
+)
 from .errors import UsageError
-
-Layout = Literal["grid", "hex"]
-Membership = Literal["margin", "overlap", "centroid"]
-Pseudospot = Literal["cells", "transcripts"]
-Context = Literal["cell", "spot", "neighbours"]
-Pooling = Literal["sum", "mean", "gru"]
-Features = Literal["tiles", "superpixels"]
+from .schema import Record
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """How spots, tiles and membership are laid out; lengths in microns (DESIGN 6)."""
+class Geometry(Record):
+    """How spots, tiles and membership are laid out; lengths in microns."""
 
     layout: Layout = "grid"
     membership: Membership = "margin"
@@ -35,9 +36,10 @@ class Geometry:
     spot_tile_px: float = 0.0  # side of the spot's tile; 0: 1.4 times the disc
     # What a pseudo-spot counts: the cells that are its members, or every transcript in its disc. A model trained on the
     # one may predict slides prepared for the other.
-    pseudospot: Pseudospot = dataclasses.field(default="cells", compare=False)
+    pseudospot: Pseudospot = "cells"
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
+        """Fill in the tile's side; raises UsageError for lengths that fit no spot."""
         if self.spot_px or self.spot_tile_px:
             if not self.spot_px > 0 or self.spot_tile_px < 0:
                 raise UsageError("a geometry in pixels needs a spot_px above 0", "Add --spot-px, the disc's diameter.")
@@ -66,12 +68,16 @@ class Geometry:
             raise UsageError(f"a spot tile of {self.spot_tile_um:g} um does not hold a disc of {self.spot_um:g} um")
 
     def in_microns(self, mpp: float) -> Geometry:
-        """The same on a slide of `mpp` microns a pixel, with every length in microns."""
+        """Give every length in microns, as on a slide of `mpp` microns per pixel."""
         if not self.spot_px:
             return self
-        return dataclasses.replace(
-            self, spot_um=self.spot_px * mpp, spot_tile_um=self.spot_tile_px * mpp, spot_px=0.0, spot_tile_px=0.0
+        return self.changed(
+            spot_um=self.spot_px * mpp, spot_tile_um=self.spot_tile_px * mpp, spot_px=0.0, spot_tile_px=0.0
         )
+
+    def fits(self, other: Geometry) -> bool:
+        """Say whether a model trained on one predicts the other: they differ at most in what a pseudo-spot counts."""
+        return self.changed(pseudospot=other.pseudospot) == other
 
 
 # Geometries by name, as settings; what a flag or a file says besides goes on top.
@@ -96,25 +102,24 @@ def preset(name: str) -> dict[str, Any]:
 DEFAULT_ENCODER = "phikon-v2"
 
 
-@dataclass(frozen=True)
-class Embedding:
+class Embedding(Record):
     """Which encoder turns tiles into embeddings, and at which precision."""
 
     encoder: str = ""  # empty: phikon-v2 to embed with; to train with, the one that the project was embedded with last
     weights: str = ""  # a file or folder of weights; empty: the hub cache, then the hub
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     batch_size: int = 0  # tiles encoded at once; 0: found for the device
     # One vector for each tile of a cell or spot; or, for istar and scstgcn, the encoder's map of features on a grid.
-    features: Features = "tiles"
+    features: Features = Features.TILES
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
+        """Raise UsageError for a batch size that is none."""
         if self.batch_size < 0:
             raise UsageError(f"batch_size must be at least 1, or 0 to find it, not {self.batch_size}")
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained (DESIGN 8)."""
+class Training(Record):
+    """How a model is trained."""
 
     model: str = "additive"
     seed: int = 0
@@ -128,11 +133,12 @@ class Training:
     # Ablations of the DeepSets network: what a cell's vector holds beside the cell (spot: the spot's tile; neighbours:
     # that and the tiles around it), and how the paper's form makes one vector of a spot's cells.
     context: Context = "neighbours"
-    pooling: Pooling = "sum"
+    pooling: SpotPooling = "sum"
     # Products of bfloat16 while learning, where the device has them (auto); results are the same (docs/research.md).
-    mixed_precision: Literal["auto", "on", "off"] = "auto"
+    mixed_precision: MixedPrecision = "auto"
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, context: Any) -> None:
+        """Raise UsageError for numbers that no training can have."""
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
         if self.epochs < 1:
@@ -162,23 +168,23 @@ def resolve(
     `place` is where the table stands, by default the section in ds2c.toml. Raises UsageError for an unknown key of the
     table or a value of the wrong type or size.
     """
-    hints = typing.get_type_hints(section)
+    hints = {name: field.annotation for name, field in section.model_fields.items()}
     there = place or f"ds2c.toml, [{section.__name__.lower()}]"
     for key in table:
         if key not in hints:
             raise UsageError(f"{there}: there is no setting {key!r}", f"Known: {', '.join(hints)}.")
     values: dict[str, Any] = {}
-    for field in dataclasses.fields(section):
-        variable = f"DS2C_{field.name.upper()}"
-        if flags.get(field.name) is not None:
-            source, value = f"--{field.name.replace('_', '-')}", flags[field.name]
+    for name, hint in hints.items():
+        variable = f"DS2C_{name.upper()}"
+        if flags.get(name) is not None:
+            source, value = f"--{name.replace('_', '-')}", flags[name]
         elif variable in environment:
             source, value = variable, environment[variable]
-        elif field.name in table:
-            source, value = f"{there}: {field.name}", table[field.name]
+        elif name in table:
+            source, value = f"{there}: {name}", table[name]
         else:
             continue
-        values[field.name] = _convert(value, hints[field.name], source)
+        values[name] = _convert(value, hint, source)
     try:
         return section(**values)
     except UsageError as error:
@@ -189,11 +195,11 @@ def resolve(
 
 def _convert(value: Any, kind: Any, source: str) -> Any:
     """One setting as its declared type; the source is named when it does not fit."""
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
+    if kind is Features or typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind) or tuple(map(str, Features))
         if value not in choices:
             raise UsageError(f"{source} must be one of {', '.join(choices)}, not {value!r}")
-        return value
+        return Features(value) if kind is Features else value
     try:
         if kind is int and not float(value).is_integer():
             raise ValueError

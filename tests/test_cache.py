@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from ds2c_cli.cache import segments as on_disk
 from ds2c_cli.cache import store as module
 from ds2c_cli.cache.segments import PACK, SlideName
-from ds2c_cli.cache.store import Cache, Damage, MissingEmbeddings, default_root, tile_keys
+from ds2c_cli.cache.store import Cache, Damage, MissingEmbeddings, tile_keys
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
+from ds2c_cli.workspace import default_cache
 
 DIMENSION = 24
 SLIDE = SlideName("slide", "/data/slide.tif")
@@ -298,12 +299,12 @@ def test_a_damaged_description_is_an_error(root: Path) -> None:
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS2C_CACHE", "/shared/ds2c")
-    assert default_root() == Path("/shared/ds2c")
+    assert default_cache() == Path("/shared/ds2c")
     monkeypatch.delenv("DS2C_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/a/.xdg")
-    assert default_root() == Path("/home/a/.xdg/ds2c")
+    assert default_cache() == Path("/home/a/.xdg/ds2c")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_root() == Path.home() / ".cache" / "ds2c"
+    assert default_cache() == Path.home() / ".cache" / "ds2c"
 
 
 # Writers that end early

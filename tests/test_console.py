@@ -30,7 +30,7 @@ import os, signal, sys, time
 from pathlib import Path
 from ds2c_cli import cli
 from ds2c_cli.cli import options
-from ds2c_cli.console import console
+from ds2c_cli.cli.console import console
 from ds2c_cli.errors import InputError
 
 @cli.app.command("probe")

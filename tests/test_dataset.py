@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made import checkpoint_info
 from scipy import sparse
 
 from ds2c_cli.cache.store import Cache, tile_keys
@@ -233,8 +234,8 @@ def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monke
     chosen, cache = samples
     bags = load_bags(chosen[:1], cache, COLOUR, outside=True)
     torch.manual_seed(0)
-    model = build_model(Training(name, hidden=8), bags.tiles.shape[1], 3).eval()
-    checkpoint = Checkpoint(model, *standardisation(bags, np.arange(bags.n_spots)), {"genes": list("abc")})
+    model = build_model(Training(model=name, hidden=8), bags.tiles.shape[1], 3).eval()
+    checkpoint = Checkpoint(model, standardisation(bags, np.arange(bags.n_spots)), checkpoint_info(genes=list("abc")))
     whole = by_cell_and_spot(checkpoint, bags)
     monkeypatch.setattr(predict, "CELLS_AT_ONCE", 2)
     sizes = [len(chunk.cells) for chunk in chunks(checkpoint, bags, "cpu")]

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from made import checkpoint_info
 from scipy import sparse
 
 from ds2c_cli.evaluation import metrics
@@ -14,10 +15,7 @@ from ds2c_cli.evaluation.evaluate import Piece, score
 from ds2c_cli.prediction import predict
 
 GENES = ["A", "B", "C"]
-ABOUT = {
-    "genes": GENES, "name": "additive", "training": {"model": "additive", "seed": 0},
-    "encoder": {"description": {"encoder": "colour"}},
-}  # fmt: skip
+INFO = checkpoint_info(genes=list(GENES))
 SPOTS, EACH = 12, 8
 
 
@@ -53,7 +51,7 @@ def pieces(sample, number):
 
 
 def scored(sample, number):
-    return score(ABOUT, lambda: pieces(sample, number), sample, "OOS", "additive", False)
+    return score(INFO, lambda: pieces(sample, number), sample, "OOS", "additive", False)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +73,7 @@ def test_baselines_do_not_depend_on_how_many_cells_fit(monkeypatch):
     values = []
     for at_once in (predict.CELLS_AT_ONCE, 1):
         monkeypatch.setattr(predict, "CELLS_AT_ONCE", at_once)
-        found = score(ABOUT, lambda: pieces(sample, 3), sample, "OOS", "additive", baselines=True)
+        found = score(INFO, lambda: pieces(sample, 3), sample, "OOS", "additive", baselines=True)
         values.append([(row["model"], row["scenario"], row["n_cells"], row["value"]) for row in found.rows])
     assert {"even split", "area split"} < {row[0] for row in values[0]}
     for whole, in_parts in zip(*values, strict=True):

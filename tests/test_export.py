@@ -31,11 +31,12 @@ from ds2c_cli.exporting import qupath
 from ds2c_cli.exporting.export import FORMATS, export, spread_colours
 from ds2c_cli.exporting.formats import POINT_RADIUS_UM, Export, Place
 from ds2c_cli.exporting.spatialdata import write_spatialdata
+from ds2c_cli.files import replacing_folder
 from ds2c_cli.io.cells import read_cells
 from ds2c_cli.io.outlines import write_outlines
 from ds2c_cli.io.slides import open_slide
 from ds2c_cli.prediction.predict import predict
-from ds2c_cli.project import Project, replacing_folder
+from ds2c_cli.project import Project
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training

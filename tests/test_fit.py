@@ -51,7 +51,7 @@ def mixed():
 def fitted(bags, measured, epochs=60):
     torch.manual_seed(0)
     model = MODELS["additive"](3, PROFILES.shape[1], 16, 0.0)
-    settings = Training("additive", learning_rate=5e-3, batch_spots=32, epochs=epochs, patience=100)
+    settings = Training(model="additive", learning_rate=5e-3, batch_spots=32, epochs=epochs, patience=100)
     rows = np.arange(bags.n_spots)
     history = fit(model, bags, Labels(measured), rows[rows % 6 > 0], rows[rows % 6 == 0], settings, torch.device("cpu"))
     return model, history

@@ -12,14 +12,16 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from made import prediction_info
 
 from ds2c_cli import schema
 from ds2c_cli.errors import InputError
 from ds2c_cli.prediction.file import PredictionFile, create_predictions, recorded_recipe, write_column
+from ds2c_cli.records import SampleUsed
 
 matplotlib.use("Agg")
 CELLS, GENES = 60, ["ACTA2", "CD3E", "EPCAM", "KRT8", "MKI67"]
-ABOUT = {"version": schema.PREDICTION_VERSION, "recipe": "abc", "mode": "predict", "sample": {"name": "µ-lung"}}
+INFO = prediction_info(recipe="abc", sample=SampleUsed(name="µ-lung", slide_fingerprint="s", mpp=0.5))
 
 
 @pytest.fixture
@@ -50,10 +52,10 @@ def matrices():
 def create(tmp_path, obs):
     """Opens an empty file for its matrices: tmp_path / "one.h5ad"."""
 
-    def make(counts=True, about=ABOUT):
+    def make(counts=True, info=INFO):
         centre = obs[["x", "y"]].to_numpy()
         obsm = {schema.OBSM_UM: centre * 0.5, schema.OBSM_PX: centre}
-        return create_predictions(tmp_path / "one.h5ad", obs, GENES, obsm, about, counts)
+        return create_predictions(tmp_path / "one.h5ad", obs, GENES, obsm, info, counts)
 
     return make
 
@@ -83,7 +85,7 @@ def test_cells_genes_and_coordinates_are_those_given(written, obs):
     assert set(table.obsm) == {schema.OBSM_UM, schema.OBSM_PX}
     assert np.array_equal(table.obsm[schema.OBSM_PX], obs[["x", "y"]])
     assert np.array_equal(table.obsm[schema.OBSM_UM], obs[["x", "y"]] * 0.5)
-    assert json.loads(table.uns[schema.UNS]) == ABOUT
+    assert json.loads(table.uns[schema.UNS]) == INFO.document()
 
 
 def test_expected_counts_are_there_in_mode_deconvolve_only(create, tmp_path):
@@ -135,7 +137,7 @@ def test_the_file_is_its_matrices_and_a_little_more(tmp_path, counts, matrices):
     centre = np.zeros((cells, 2))
     path = tmp_path / "large.h5ad"
     obsm = {schema.OBSM_UM: centre, schema.OBSM_PX: centre}
-    with create_predictions(path, obs, [f"gene_{i}" for i in range(genes)], obsm, ABOUT, counts):
+    with create_predictions(path, obs, [f"gene_{i}" for i in range(genes)], obsm, INFO, counts):
         pass
     dense = matrices * cells * genes * 4
     assert dense < path.stat().st_size < 1.1 * dense
@@ -238,7 +240,7 @@ def test_spot_share_of_cells_in_any_order_and_more_than_once(written, matrices):
     file = PredictionFile(written)
     assert file.genes == GENES
     assert list(file.cell_id[:2]) == ["cell_000", "cell_001"]
-    assert file.about == ABOUT
+    assert file.info == INFO
     for rows in ([7], [59, 0, 30], [4, 4, 2, 4], np.arange(CELLS)[::-1]):
         assert np.array_equal(file.spot_share(np.array(rows)), matrices["spot_share"][rows])
     assert file.spot_share(np.array([], int)).shape == (0, len(GENES))
@@ -301,7 +303,7 @@ def test_a_file_that_is_no_prediction_is_refused(written, damage):
 
 
 def test_a_future_version_shows_both(create, tmp_path):
-    with create(about={**ABOUT, "version": 99}):
+    with create(info=INFO.changed(version=99)):
         pass
     with pytest.raises(InputError, match=rf"version 99.* {schema.PREDICTION_VERSION}"):
         PredictionFile(tmp_path / "one.h5ad")

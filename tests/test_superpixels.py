@@ -7,8 +7,10 @@ import pytest
 import shapely
 import torch
 import torch.nn.functional as F
+from made import checkpoint_info
 
 from ds2c_cli.cache.store import Cache
+from ds2c_cli.choices import Features
 from ds2c_cli.embeddings.embed import embed, tiles_of
 from ds2c_cli.embeddings.superpixels import FAR, load_superpixels, map_boxes
 from ds2c_cli.encoders.encoder import Encoder, load
@@ -157,26 +159,26 @@ def test_an_encoder_without_a_map_is_refused():
 @pytest.fixture(scope="module")
 def bags(sample, tmp_path_factory):
     project, root = Project(sample.folder.parents[1]), tmp_path_factory.mktemp("cache")
-    done = embed(project, Embedding("imagenet-lite0", features="superpixels"), root, device="cpu")
+    done = embed(project, Embedding(encoder="imagenet-lite0", features=Features.SUPERPIXELS), root, device="cpu")
     (entry,) = project.embeddings()
-    assert done.tiles == len(tiles_of(sample, entry["description"])[1])
+    assert done.tiles == len(tiles_of(sample, entry.description)[1])
     with pytest.raises(InputError) as error:
-        load_bags([sample], Cache(root / "none", done.fingerprint, done.dimension), entry["description"], False)
+        load_bags([sample], Cache(root / "none", done.fingerprint, done.dimension), entry.description, False)
     assert "--features superpixels" in error.value.hint
-    return load_bags([sample], Cache(root, done.fingerprint, done.dimension), entry["description"], outside=True)
+    return load_bags([sample], Cache(root, done.fingerprint, done.dimension), entry.description, outside=True)
 
 
 @pytest.mark.parametrize("name", ["istar", "scstgcn"])
 def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags, name):
     torch.manual_seed(0)
-    centre, spread, area = standardisation(bags, np.arange(bags.n_spots))
-    model = build_model(Training(model=name, hidden=8), len(centre), 3).eval()
+    scale = standardisation(bags, np.arange(bags.n_spots))
+    model = build_model(Training(model=name, hidden=8), scale.dimension, 3).eval()
     total = torch.full((1, 1), 100.0)
     model.start_at(Measured(torch.tensor([[1.0, 2.0, 3.0]]), total, total), 5.0)
-    about = {"training": {"model": name, "hidden": 8}, "genes": list("abc")}
-    Checkpoint(model, centre, spread, area, about).save(tmp_path / "x.pt")
+    info = checkpoint_info(training=Training(model=name, hidden=8), genes=list("abc"))
+    Checkpoint(model, scale, info).save(tmp_path / "x.pt")
     loaded = load_checkpoint(tmp_path / "x.pt")
-    scaled = loaded.standardise(bags)
+    scaled = loaded.scale.of(bags)
     spots = torch.tensor([4, 1, 9])
     bag = scaled.batch(spots)
     assert bag.cells.shape[1] == bag.tiles.shape[1] == 0
@@ -208,15 +210,15 @@ def test_some_cells_of_a_bag_see_what_they_saw_among_all(bags):
 
 def test_istar_sees_no_place_and_no_neighbour_and_scstgcn_both(bags):
     torch.manual_seed(0)
-    centre, spread, _ = standardisation(bags, np.arange(bags.n_spots))
-    scaled = bags.superpixels.scaled(centre, spread)
+    scale = standardisation(bags, np.arange(bags.n_spots))
+    scaled = bags.superpixels.scaled(scale.centre, scale.spread)
     bag = scaled.batch(torch.tensor([3]), torch.tensor([], dtype=torch.int64))
     moved = bag.features.clone()
     moved[:, -2:] += 1
     beyond = bag.features.clone()
     beyond[bag.core :] += 1
     for name, sees in (("istar", False), ("scstgcn", True)):
-        model = build_model(Training(model=name, hidden=8), len(centre), 3).eval()
+        model = build_model(Training(model=name, hidden=8), scale.dimension, 3).eval()
         for features in (moved, beyond):
             other = type(bag)(features, *(getattr(bag, f) for f in list(bag.__dataclass_fields__)[1:]))
             assert torch.allclose(model.read_superpixels(bag), model.read_superpixels(other)) != sees

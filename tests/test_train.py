@@ -32,7 +32,7 @@ def embedded(tmp_path):
     ids=["default", "", "latest"],
 )
 def test_the_encoder_that_was_asked_for_is_taken_be_it_the_default(embedded, asked, taken):
-    assert embedded.embedding(Embedding(encoder=asked))["description"]["encoder"] == taken
+    assert embedded.embedding(Embedding(encoder=asked)).description.encoder == taken
 
 
 def test_an_encoder_that_was_not_used_is_named_with_its_precision(embedded):

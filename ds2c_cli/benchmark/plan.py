@@ -314,7 +314,7 @@ def _check_model(path: Path, place: str, training: Training) -> None:
     if training.model not in MODELS:
         raise UsageError(f"{path}: there is no model {training.model!r}", f"Known: {', '.join(MODELS)}.")
     for name in ("context", "pooling"):
-        if name not in MODELS[training.model].options and getattr(training, name) != getattr(Training, name):
+        if name not in MODELS[training.model].options and getattr(training, name) != getattr(Training(), name):
             raise InputError(
                 f"{place}: {training.model} has no {name}",
                 f"Write {name} in the [[model]] that it is for, not in [training].",

@@ -18,7 +18,8 @@ from ..evaluation.evaluate import SEES_SPOT
 from ..evaluation.figures import ablation, areas, cells_per_spot, painted, score_by_genes
 from ..evaluation.metrics import RESAMPLES
 from ..evaluation.report import STYLE, Table, html_figure, html_table
-from ..project import Project, replacing, write_json
+from ..files import replacing, write_json
+from ..project import Project
 from ..schema import METRICS_VERSION
 from ..training.train import CELL_SUPERVISED
 from .plan import ENSEMBLE, Benchmark

@@ -17,17 +17,20 @@ import numpy as np
 import pandas as pd
 
 from .. import schema
+from ..choices import Features
 from ..embeddings.embed import embed
 from ..encoders import recipe_of
 from ..errors import Ds2cError, InputError, UsageError
 from ..evaluation.baselines import SEE_SPOT
 from ..evaluation.evaluate import SEES_SPOT, Painted, Piece, Scored, not_scored, pieces_of, score
 from ..evaluation.figures import MOST_GENES
+from ..files import recipe_hash, replacing, write_json
 from ..models import MODELS
 from ..progress import Progress, silent
-from ..project import Project, Sample, recipe_hash, replacing, write_json
+from ..project import Project, Sample
+from ..records import EmbeddingRecord
 from ..samples.manifest import prepare_all
-from ..settings import DEFAULT_ENCODER, Features
+from ..settings import DEFAULT_ENCODER
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.train import CELL_SUPERVISED, Trained, train, with_own_defaults
 from .costs import Cost, measured
@@ -142,7 +145,7 @@ def _obstacle(fold: Fold, learned: Sequence[Sample], encoder: EncoderEntry, mode
     """Why a model cannot be trained on these samples by an encoder; empty where it can."""
     if model.settings.model == CELL_SUPERVISED and not all(sample.has_cell_truth for sample in learned):
         return f"{model.name} on {fold.name}: no single-cell counts to learn from"
-    maps = MODELS[model.settings.model].features == "superpixels"
+    maps = MODELS[model.settings.model].features == Features.SUPERPIXELS
     if maps and recipe_of(encoder.settings.encoder or DEFAULT_ENCODER).format == "colour":
         return f"{model.name} by {encoder.name}: it has no map of features to make superpixels of"
     return ""
@@ -162,7 +165,7 @@ class _Steps:
         self.device, self.progress, self.force = device, progress, force
         self.meter = _Meter(folder_of(project, plan) / "steps")
         self.failed: dict[str, str] = {}
-        self._entries: dict[str, dict[str, Any]] = {}  # of the project's embeddings
+        self._entries: dict[str, EmbeddingRecord] = {}  # of the project's embeddings
 
     def prepare(self) -> None:
         """All samples; without one of them no fold is what it should be."""
@@ -178,7 +181,7 @@ class _Steps:
         names = [request.name for request in self.plan.requests]
         wanted = [(job.encoder, job.features) for job in jobs(self.project, self.plan, self.plan.seeds[:1])]
         for encoder, features in dict.fromkeys(wanted):
-            settings = replace(encoder.settings, features=features)
+            settings = encoder.settings.changed(features=features)
             name = _embedding_name(encoder, features)
             try:
                 with self.meter.step("embed", name) as report:
@@ -190,9 +193,9 @@ class _Steps:
                 self._fail(name, error)
                 continue
             entries = self.project.embeddings()
-            self._entries[name] = next(each for each in entries if each["fingerprint"] == embedded.fingerprint)
+            self._entries[name] = next(each for each in entries if each.fingerprint == embedded.fingerprint)
         path = _encoders_file(folder_of(self.project, self.plan))
-        fingerprints = {name: entry["fingerprint"] for name, entry in self._entries.items()}
+        fingerprints = {name: entry.fingerprint for name, entry in self._entries.items()}
         write_json(path, {**_read_json(path), **fingerprints})
         self._recipes = _Recipes(self.project, self.plan)
 
@@ -231,7 +234,7 @@ class _Steps:
         return trained.path
 
     def _train(self, job: Job, force: bool = False) -> Trained:
-        settings = replace(job.model.settings, seed=job.seed or 0)
+        settings = job.model.settings.changed(seed=job.seed or 0)
         return train(
             self.project,
             settings,
@@ -259,17 +262,15 @@ class _Steps:
                 pieces_of(self.project, self.cache_root, source, sample, self.device, self.progress)
                 for source in sources
             ]
-            about = {**sources[0].about}
-            if job.seed is None:
-                about = {**about, "name": job.name, "training": {**about["training"], "seed": None}}
             scored = score(
-                about,
+                sources[0].info if job.seed is not None else sources[0].info.changed(name=job.name),
                 _mean_of(parts),
                 sample,
                 job.fold.scenario[sample.name],
                 job.label,
                 self._recipes.with_baselines(job),
                 self.plan.gene,
+                ensemble=job.seed is None,
             )
             _write(path, made_from, _by_encoder(scored, job.encoder.name))
             report(True, "")
@@ -299,7 +300,7 @@ class _Recipes:
 
     def __init__(self, project: Project, plan: Benchmark) -> None:
         self.plan = plan
-        self._made = {request.name: project.sample(request.name).record["recipe"] for request in plan.requests}
+        self._made = {request.name: project.sample(request.name).record.recipe for request in plan.requests}
         self._fingerprints = _read_json(_encoders_file(folder_of(project, plan)))
         first = {job.fold.name: job.name for job in reversed(list(jobs(project, plan, plan.seeds[:1])))}
         self._with_baselines = set(first.values())
@@ -313,7 +314,7 @@ class _Recipes:
         seeds = self.plan.seeds if job.seed is None else [job.seed]
         return recipe_hash(
             {
-                "settings": [asdict(with_own_defaults(replace(job.model.settings, seed=seed))) for seed in seeds],
+                "settings": [with_own_defaults(job.model.settings.changed(seed=seed)).document() for seed in seeds],
                 "encoder": self._fingerprints.get(_embedding_name(job.encoder, job.features), ""),
                 "train": {name: self._made[name] for name in job.fold.train},
                 "sample": self._made[sample],
@@ -464,7 +465,7 @@ def collect(project: Project, plan: Benchmark, failed: Mapping[str, str] | None 
     warnings = [
         f"{sample.name}: {warning}"
         for sample in project.samples([request.name for request in plan.requests])
-        for warning in sample.record["warnings"]
+        for warning in sample.record.warnings
     ]
     return Results(
         folder,

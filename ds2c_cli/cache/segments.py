@@ -24,7 +24,7 @@ import lmdb
 import numpy as np
 
 from ..errors import Ds2cError
-from ..project import replacing, write_json
+from ..files import replacing, write_json
 
 PACK = 256  # vectors a pack: large enough to read in one go, small enough to lose
 MAP_SIZE = 1 << 34  # address space of a private segment, never reached: it is published long before

@@ -19,7 +19,7 @@ import lmdb
 import numpy as np
 
 from ..errors import Ds2cError, InputError
-from ..project import write_json
+from ..files import write_json
 from .segments import CORRUPT, KEY, PACK, WHERE, PrivateSegment, Segment, SlideName, is_ours, shared_segment, writing_to
 
 VERSION = "v1"
@@ -45,13 +45,6 @@ class Damage(NamedTuple):
     segment: str
     pack: int | None
     tiles: int
-
-
-def default_root() -> Path:
-    """`DS2C_CACHE`, else ds2c in the user's cache directory."""
-    if root := os.environ.get("DS2C_CACHE"):
-        return Path(root).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ds2c"
 
 
 def tile_keys(slide_fingerprint: str, boxes: np.ndarray, tile_px: int) -> list[bytes]:

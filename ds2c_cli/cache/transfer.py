@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from ..errors import InputError
+from ..files import replacing
 from ..progress import Progress, silent
-from ..project import replacing
 from .maintenance import Encoder, packs_of
 from .segments import KEY, PACK, SlideName
 from .store import Cache

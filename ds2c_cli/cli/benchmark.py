@@ -38,9 +38,9 @@ def command(
     from ..benchmark.plan import read_benchmark
     from ..benchmark.report import Board, tables_of, write_benchmark
     from ..benchmark.run import collect, run
-    from ..cache.store import default_root
     from ..errors import Ds2cError, InputError
     from ..project import Project
+    from ..workspace import default_cache
 
     home = Project(project)
     plan = read_benchmark(file, split_by)
@@ -56,7 +56,7 @@ def command(
     told: set[str] = set()
     with console.progress() as tell:
         nothing: list[tuple[str, dict[str, str]]] = [("", {})]
-        steps = run(home, plan, cache or default_root(), device, tell, seed or (), force)
+        steps = run(home, plan, cache or default_cache(), device, tell, seed or (), force)
         for done, failed in nothing if report_only else steps:
             for what in [each for each in failed if each not in told]:
                 console.warn(f"{what} failed: {failed[what]}")

@@ -41,9 +41,9 @@ def info(
     """What the cache holds, by encoder and slide."""
     console.configure(json=json, debug=debug)
     from ..cache.maintenance import encoders, holdings
-    from ..cache.store import default_root
+    from ..workspace import default_cache
 
-    root = cache or default_root()
+    root = cache or default_cache()
     held = holdings(root, encoder)
     columns = ("encoder", "fingerprint", "dimension", "slide", "last path", "tiles", "MB", "bytes a tile")
     rows = [
@@ -78,11 +78,11 @@ def verify(
     """Check every checksum; rescue what is sound of a damaged segment and put its file into quarantine."""
     console.configure(json=json, debug=debug)
     from ..cache.maintenance import verify as verify_cache
-    from ..cache.store import default_root
     from ..embeddings.embed import to_encode_again
     from ..project import Project
+    from ..workspace import default_cache
 
-    root = cache or default_root()
+    root = cache or default_cache()
     with console.progress() as tell:
         found = verify_cache(root, encoder, dry_run, tell)
     damaged = [one for one in found if one.damage]
@@ -123,9 +123,9 @@ def merge(
     """Fold small segments into large ones, each tile once; jobs may be at work meanwhile."""
     console.configure(json=json, debug=debug)
     from ..cache.maintenance import merge as merge_cache
-    from ..cache.store import default_root
+    from ..workspace import default_cache
 
-    root = cache or default_root()
+    root = cache or default_cache()
     with console.progress() as tell:
         changed = merge_cache(root, encoder, grace, dry_run, tell)
     _tell(changed, dry_run, grace)
@@ -159,10 +159,10 @@ def prune(
     console.configure(json=json, debug=debug)
     from ..cache.maintenance import prune as prune_cache
     from ..cache.maintenance import selection
-    from ..cache.store import default_root
     from ..project import Project
+    from ..workspace import default_cache
 
-    root = cache or default_root()
+    root = cache or default_cache()
     projects = [Project(folder) for folder in known or []]
     kept = {sample.slide_fingerprint for home in projects for sample in home.samples()}
     doomed = selection(root, encoder, slide or [], kept if projects else None, older_than, size)
@@ -191,11 +191,11 @@ def export_command(
     """Write one slide's embeddings into a single file, to carry to another machine."""
     console.configure(json=json, debug=debug)
     from ..cache.maintenance import encoders, holdings
-    from ..cache.store import default_root
     from ..cache.transfer import export_slide
     from ..project import Project
+    from ..workspace import default_cache
 
-    root, home = cache or default_root(), Project(project)
+    root, home = cache or default_cache(), Project(project)
     wanted = home.sample(slide).slide_fingerprint if slide in home.sample_names() else slide
     held = [one for one in holdings(root, encoder) if one.slide.startswith(wanted)]
     found = sorted({(one.fingerprint, one.slide) for one in held})
@@ -228,10 +228,10 @@ def import_command(
 ) -> None:
     """Add exported embeddings to the cache."""
     console.configure(json=json, debug=debug)
-    from ..cache.store import default_root
     from ..cache.transfer import import_slide
+    from ..workspace import default_cache
 
-    root = cache or default_root()
+    root = cache or default_cache()
     results = []
     for path in files:
         with console.progress() as tell:

@@ -48,16 +48,16 @@ def command(
 ) -> None:
     """Embed the tiles of cells and spots into the cache."""
     console.configure(json=json, debug=debug)
-    from ..cache.store import default_root
     from ..embeddings.embed import embed
     from ..project import Project
     from ..settings import Embedding
+    from ..workspace import default_cache
 
     flags = {
         "encoder": encoder, "weights": weights, "precision": precision, "batch_size": batch_size, "features": features,
     }  # fmt: skip
     home = Project(project)
-    root = cache or default_root()
+    root = cache or default_cache()
     part = _shard(shard)
     with console.progress() as tell:
         done = embed(

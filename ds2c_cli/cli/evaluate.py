@@ -27,17 +27,17 @@ def command(
 ) -> None:
     """Score predictions against single-cell truth and write a report."""
     console.configure(json=json, debug=debug)
-    from ..cache.store import default_root
     from ..evaluation.evaluate import evaluate
     from ..evaluation.report import tables_of, write_report
     from ..project import Project
+    from ..workspace import default_cache
 
     home = Project(project)
     names = listed(checkpoint) or ([] if predictions else home.checkpoint_names())
     with console.progress() as tell:
         found = evaluate(
             home,
-            cache or default_root(),
+            cache or default_cache(),
             [home.checkpoint_named(each) for each in names],
             predictions,
             samples or (),

@@ -27,16 +27,16 @@ def command(
 ) -> None:
     """Predict the expression of every cell."""
     console.configure(json=json, debug=debug)
-    from ..cache.store import default_root
     from ..prediction.predict import predict
     from ..project import Project
+    from ..workspace import default_cache
 
     home = Project(project)
     with console.progress() as tell:
         runs = predict(
             home,
             home.checkpoint_named(checkpoint),
-            cache or default_root(),
+            cache or default_cache(),
             samples or (),
             mode,  # type: ignore[arg-type]
             output,

@@ -64,13 +64,13 @@ def command(
 ) -> None:
     """Train a model on spots."""
     console.configure(json=json, debug=debug)
-    from ..cache.store import default_root
     from ..errors import UsageError
     from ..models import MODELS
     from ..project import Project
     from ..settings import Embedding, Training
     from ..training.train import train as train_model
     from ..training.train import train_folds
+    from ..workspace import default_cache
 
     if folds and val:
         raise UsageError("--folds leaves out samples by itself, --val names them", "Give one of the two.")
@@ -87,7 +87,7 @@ def command(
     )
     name = output or settings.model + (f"-seed{settings.seed}" if settings.seed else "")
     path = Path(name) if "/" in name else home.checkpoint(name.removesuffix(".pt"))
-    root = cache or default_root()
+    root = cache or default_cache()
     with console.progress() as tell:
         if folds:
             runs = train_folds(
@@ -102,7 +102,7 @@ def command(
     for done in runs:
         for warning in done.warnings:
             console.warn(warning)
-        by = embedding["description"]["encoder"]
+        by = embedding.description.encoder
         learnt = f"{by}, {done.spots:,} spots to learn from, {done.held_out:,} held out, {done.genes:,} genes"
         if done.unchanged:
             console.note(f"{done.path} is up to date")
@@ -113,4 +113,6 @@ def command(
                 f"{done.path}: {learnt}; best of {done.epochs} epochs is {done.best_epoch}, "
                 f"held-out loss {done.best_loss:.4f}, {done.seconds:.0f} s"
             )
-    console.result([done.path for done in runs], {"encoder": embedding["settings"], "runs": [asdict(r) for r in runs]})
+    console.result(
+        [done.path for done in runs], {"encoder": embedding.settings.document(), "runs": [asdict(r) for r in runs]}
+    )

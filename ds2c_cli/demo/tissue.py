@@ -13,7 +13,7 @@ from scipy import sparse
 
 from .. import schema
 from ..errors import InputError
-from ..project import replacing
+from ..files import replacing
 from .cells import TYPES, Cells, grow_cells
 from .expression import GENES, express
 from .layout import ANGLES, lay_out

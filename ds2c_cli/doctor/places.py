@@ -97,9 +97,9 @@ def _file_system(folder: Path) -> str:
 
 def cache_directory(asked: Asked) -> Answer:
     """The cache can be written to, and has room; it takes no locks, so a network file system will do."""
-    from ..cache.store import default_root
+    from ..workspace import default_cache
 
-    place = place_of(asked.cache or default_root())
+    place = place_of(asked.cache or default_cache())
     elsewhere = "choose another with --cache or DS2C_CACHE."
     if place.error:
         if place.exists and place.error.errno in REFUSED:

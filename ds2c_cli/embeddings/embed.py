@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..cache.store import Cache, MissingEmbeddings, tile_keys
+from ..choices import Features
 from ..device import devices_of
 from ..encoders.specification import specify
 from ..errors import Ds2cError, InputError, WeightsError
 from ..io.slides import blocks_of
 from ..progress import Progress, silent
 from ..project import Project, Sample
+from ..records import EmbeddingRecord, EncoderDescription, EncoderUsed
 from ..settings import DEFAULT_ENCODER, Embedding
 from .pipeline import Block, Spent, encode_blocks, encode_on_devices, share
 from .superpixels import map_boxes
@@ -62,7 +63,7 @@ def embed(
     all that can be read is embedded, InputError that names the slides that are gone, damaged or not those that were
     prepared.
     """
-    settings = replace(settings, encoder=settings.encoder or DEFAULT_ENCODER)
+    settings = settings.changed(encoder=settings.encoder or DEFAULT_ENCODER)
     chosen = project.samples(samples)
     devices = devices_of(device)
     specification = specify(settings.encoder, settings.weights, device, settings.precision, settings.features)
@@ -73,11 +74,11 @@ def embed(
             f"{expected}",
             "Use the same weights, preprocessing and precision as in training.",
         )
-    cache = Cache(cache_root, fingerprint, about["dimension"])
-    done = Embedded(about["encoder"], fingerprint, about["dimension"], note=specification.recipe.note)
+    cache = Cache(cache_root, fingerprint, about.dimension)
+    done = Embedded(about.encoder, fingerprint, about.dimension, note=specification.recipe.note)
     done.devices = [str(one) for one in devices]
     done.last_rate = next(
-        (entry["tiles_per_second"] for entry in project.embeddings() if entry["fingerprint"] == fingerprint), None
+        (entry.tiles_per_second for entry in project.embeddings() if entry.fingerprint == fingerprint), None
     )
     blocks, done.tiles = plan(chosen, cache, about, shard)
     done.cached = done.tiles - sum(len(block.keys) for block in blocks)
@@ -89,14 +90,15 @@ def embed(
         )
         _tell(done, spent)
     if not expected:  # what a checkpoint needs is not what the project is embedded with
-        project.record_embedding(settings, about, fingerprint, done.rate, [sample.name for sample in chosen], shard[1])
+        used = EncoderUsed(settings=settings, fingerprint=fingerprint, description=about)
+        project.record_embedding(used, rate=done.rate, samples=[sample.name for sample in chosen], shards=shard[1])
     if blocks and spent.failures:
         raise _failed(spent.failures)
     return done
 
 
 def plan(
-    samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
+    samples: Sequence[Sample], cache: Cache, encoder: EncoderDescription, shard: tuple[int, int] = (0, 1)
 ) -> tuple[list[Block], int]:
     """The blocks of all slides with the tiles that the cache lacks, in reading order, and how many tiles are wanted.
 
@@ -130,20 +132,20 @@ def _parts(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield from np.array_split(rows, -(-len(rows) // BLOCK_TILES))
 
 
-def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any]) -> None:
+def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, encoder: EmbeddingRecord) -> None:
     """Raise InputError that names the shards that were not run to their end, where these samples lack embeddings.
 
     `encoder` is an entry of `Project.embeddings`.
     """
-    count, about = encoder["shards"], encoder["description"]
+    count, about = encoder.shards, encoder.description
     if count == 1 or not plan(samples, cache, about)[0]:
         return
-    split = project.samples(encoder["samples"])
+    split = project.samples(encoder.samples)
     left = [f"{index}/{count}" for index in range(count) if plan(split, cache, about, (index, count))[0]]
-    name = encoder["description"]["encoder"]
+    name = about.encoder
     raise InputError(
         f"the {name} embeddings of shard {', '.join(left)} are not all in the cache",
-        f"Run `ds2c embed {' '.join(encoder['samples'])} --encoder {name}{_features(about)} --shard {left[0]}`"
+        f"Run `ds2c embed {' '.join(encoder.samples)} --encoder {name}{_features(about)} --shard {left[0]}`"
         + (", then the others." if len(left) > 1 else "."),
     )
 
@@ -162,41 +164,41 @@ def to_encode_again(project: Project, cache_root: Path, lost: Collection[tuple[s
     """What the cache lacks of the project's samples; `lost` are the fingerprints of encoder and slide to look for."""
     lacking = []
     for entry in project.embeddings():
-        about = entry["description"]
-        cache = Cache(cache_root, entry["fingerprint"], about["dimension"])
+        about = entry.description
+        cache = Cache(cache_root, entry.fingerprint, about.dimension)
         for sample in map(project.sample, project.sample_names()):
-            if (entry["fingerprint"], sample.slide_fingerprint) not in lost:
+            if (entry.fingerprint, sample.slide_fingerprint) not in lost:
                 continue
             if blocks := plan([sample], cache, about)[0]:
                 boxes = np.concatenate([block.boxes for block in blocks])
-                command = f"ds2c embed {sample.name} --encoder {about['encoder']}{_features(about)}"
-                lacking.append(Lacking(sample.name, about["encoder"], boxes, command))
+                command = f"ds2c embed {sample.name} --encoder {about.encoder}{_features(about)}"
+                lacking.append(Lacking(sample.name, about.encoder, boxes, command))
     return lacking
 
 
-def tiles_of(sample: Sample, encoder: Mapping[str, Any]) -> tuple[np.ndarray, list[bytes]]:
+def tiles_of(sample: Sample, encoder: EncoderDescription) -> tuple[np.ndarray, list[bytes]]:
     """Pixel boxes (n, 3) of the sample's tiles, each box once, and their cache keys; `encoder` is its description.
 
     Of cells and spots, or those whose maps cover the superpixels under them.
     """
-    if "map_side" in encoder:
-        boxes = map_boxes(sample, encoder["map_side"])
+    if encoder.features == Features.SUPERPIXELS:
+        boxes = map_boxes(sample, encoder.map_side)
     else:
         boxes = np.unique(np.concatenate([sample.cell_boxes(), sample.spot_boxes()]), axis=0)
-    return boxes, tile_keys(sample.slide_fingerprint, boxes, encoder["tile_px"])
+    return boxes, tile_keys(sample.slide_fingerprint, boxes, encoder.tile_px)
 
 
-def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: Mapping[str, Any]) -> np.ndarray:
+def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: EncoderDescription) -> np.ndarray:
     """Embeddings (n, dimension) float16 of pixel boxes (n, 3) of a sample, from the cache.
 
     `encoder` is its description. Raises InputError that names the command to run when some are not there, or only
     damaged.
     """
-    keys = tile_keys(sample.slide_fingerprint, boxes, encoder["tile_px"])
+    keys = tile_keys(sample.slide_fingerprint, boxes, encoder.tile_px)
     try:
         return cache.get(keys)
     except MissingEmbeddings as missing:
-        name = encoder["encoder"]
+        name = encoder.encoder
         raise InputError(
             f"sample {sample.name}: {missing.count:,} of {len(set(keys)):,} tiles have no {name} embedding in the "
             "cache",
@@ -204,8 +206,8 @@ def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: Mapp
         ) from missing
 
 
-def _features(encoder: Mapping[str, Any]) -> str:
-    return " --features superpixels" if "map_side" in encoder else ""
+def _features(encoder: EncoderDescription) -> str:
+    return f" --features {encoder.features}" if encoder.features != Features.TILES else ""
 
 
 def _tell(done: Embedded, spent: Spent) -> None:

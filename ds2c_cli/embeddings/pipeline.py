@@ -133,7 +133,7 @@ def encode_blocks(
 
     progress("embed", 0, total, specification.recipe.name)
     claims = Claims(cache.folder)
-    with closing(claims), cache.writer(specification.description) as writer:
+    with closing(claims), cache.writer(specification.description.document()) as writer:
         theirs, begun = list[Block](), list[Block]()  # of other jobs, or of one that was killed
         encode((one for one in blocks if _mine(one, claims.take, theirs)), lambda one: _mine(one, claims.begin, theirs))
         encode(reversed(theirs), lambda one: _mine(one, claims.begin, begun))

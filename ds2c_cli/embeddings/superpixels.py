@@ -157,7 +157,7 @@ class _Grid:
     @staticmethod
     def of(sample: Sample) -> _Grid:
         px = max(1, round(SIDE_UM / sample.mpp))
-        return _Grid(px, -(-sample.record["width"] // px), -(-sample.record["height"] // px))
+        return _Grid(px, -(-sample.record.width // px), -(-sample.record.height // px))
 
     def boxes(self, tiles: np.ndarray, wide: int) -> np.ndarray:
         """Pixel boxes (n, 3) of tiles (n, 2), column and row among tiles of `wide` superpixels."""

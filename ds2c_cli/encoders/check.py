@@ -63,7 +63,7 @@ def check(name: str, weights: str = "", device: str = "auto", precision: str = "
         untrained = distance(embeddings, _untrained(encoder, tiles))
         if untrained < LEARNED:
             raise WeightsError(f"the weights of {name} leave the network as random as it was made", hint)
-    if (known := _golden().get(name)) and known["weights"] == specification.description["weights"]:
+    if (known := _golden().get(name)) and known["weights"] == specification.description.weights:
         golden = distance(embeddings, np.array(known["embeddings"]))
         if not golden < TOLERANCE[specification.precision]:
             raise WeightsError(
@@ -72,7 +72,7 @@ def check(name: str, weights: str = "", device: str = "auto", precision: str = "
     return Checked(
         specification.recipe.name,
         str(specification.snapshot.weights or ""),
-        specification.description["weights"] == known_hash if (known_hash := specification.recipe.sha256) else None,
+        specification.description.weights == known_hash if (known_hash := specification.recipe.sha256) else None,
         specification.fingerprint,
         encoder.dimension,
         str(encoder.device),

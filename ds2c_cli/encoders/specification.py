@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from ..choices import Features, Pooling
 from ..device import device_of
 from ..errors import UsageError, WeightsError
-from ..settings import Features
+from ..records import EncoderDescription
 from . import MAP, Preprocessing, Recipe, colour, lite, recipe_of, timm_models, transformers_vit, weights
 from .weights import Snapshot
 
@@ -49,30 +48,33 @@ class Specification:
         return FORMATS[self.recipe.format]
 
     @cached_property
-    def description(self) -> dict[str, Any]:
-        """What the fingerprint means, in JSON's types."""
-        recipe = self.recipe
-        return {
-            "encoder": recipe.name,
-            "architecture": recipe.architecture,
-            "arguments": dict(recipe.arguments),
-            "pooling": recipe.pooling,
-            "dimension": recipe.dimension,
-            **asdict(self.preprocessing),
-            "precision": self.precision,
-            "weights": self.snapshot.fingerprint(),
-            **({"map_side": recipe.map_side} if recipe.map_side else {}),
-        }
+    def description(self) -> EncoderDescription:
+        """Give what the fingerprint means."""
+        recipe, of = self.recipe, self.preprocessing
+        return EncoderDescription(
+            encoder=recipe.name,
+            architecture=recipe.architecture,
+            arguments=dict(recipe.arguments),
+            pooling=Pooling(recipe.pooling),
+            dimension=recipe.dimension,
+            mean=of.mean,
+            std=of.std,
+            tile_px=of.tile_px,
+            resize_px=of.resize_px,
+            interpolation=of.interpolation,
+            precision=self.precision,
+            weights=self.snapshot.fingerprint(),
+            map_side=recipe.map_side,
+        )
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """32 hex digits over all of the description but the encoder's name (DESIGN 10)."""
-        covered = {key: value for key, value in self.description.items() if key != "encoder"}
-        return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()[:32]
+        """Name the encoder in 32 hex digits."""
+        return self.description.fingerprint
 
 
 def specify(
-    name: str, given: str = "", device: str = "auto", precision: str = "auto", features: Features = "tiles"
+    name: str, given: str = "", device: str = "auto", precision: str = "auto", features: Features = Features.TILES
 ) -> Specification:
     """Find an encoder's files and complete its recipe; neither builds nor loads the network.
 
@@ -98,7 +100,7 @@ def specify(
             f"It was read beside {snapshot.weights}: fetch the files again, or choose another encoder.",
         ) from error
     agreed = _agreed(recipe, declared)
-    if features == "superpixels":
+    if features == Features.SUPERPIXELS:
         agreed = _with_map(agreed)
     return Specification(agreed, snapshot, precision)
 

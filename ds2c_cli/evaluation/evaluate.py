@@ -17,13 +17,14 @@ from scipy import sparse
 from .. import schema
 from ..errors import InputError, UsageError
 from ..expression import log_share
+from ..files import recipe_hash, replacing, write_json
 from ..io.counts import Counts
 from ..prediction.deconvolve import Multipliers, add_member_rates, given_spots
 from ..prediction.file import PredictionFile
 from ..prediction.predict import MOST_HELD, cache_for, check_fit, chunks, parts_of, spot_groups
 from ..progress import Progress, silent
-from ..project import Project, Sample, recipe_hash, replacing, write_json
-from ..settings import Geometry
+from ..project import Project, Sample
+from ..records import CheckpointInfo
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.dataset import load_bags
 from ..training.train import CELL_SUPERVISED
@@ -145,6 +146,7 @@ def evaluate(
         for sample in chosen:
             deconvolved = False
             pieces: Callable[[], Iterator[Piece]]
+            info: CheckpointInfo
             if isinstance(source, Path):
                 if not (source / f"{sample.name}.h5ad").exists():
                     continue
@@ -152,18 +154,18 @@ def evaluate(
                     without_truth.append(sample.name)
                     continue
                 file = _written(source, sample)
-                about, pieces = file.about["checkpoint"], partial(_from_file, file, sample)
-                deconvolved = file.about["mode"] == "deconvolve"
+                info, pieces = file.info.checkpoint, partial(_from_file, file, sample)
+                deconvolved = file.info.mode == "deconvolve"
             else:
-                about, pieces = source.about, pieces_of(project, cache_root, source, sample, device, progress)
-            scenario = scenario_of(about, sample)
-            key = (sample.name, scenario, *about["genes"])
+                info, pieces = source.info, pieces_of(project, cache_root, source, sample, device, progress)
+            scenario = scenario_of(info, sample)
+            key = (sample.name, scenario, *info.genes)
             scored = score(
-                about,
+                info,
                 pieces,
                 sample,
                 scenario,
-                label or about["training"]["model"],
+                label or info.training.model,
                 baselines and key not in seen,
                 deconvolved=deconvolved,
             )
@@ -193,7 +195,7 @@ def evaluate(
 
 
 def score(
-    about: dict[str, Any],
+    info: CheckpointInfo,
     pieces: Callable[[], Iterator[Piece]],
     sample: Sample,
     scenario: str,
@@ -201,15 +203,16 @@ def score(
     baselines: bool,
     gene: str = "",
     deconvolved: bool = False,
+    ensemble: bool = False,
 ) -> Scored:
     """Score the predictions of one source for one sample, and with `baselines` the trivial ones on the same panel.
 
-    `about` is its checkpoint's; `gene` is painted, by default the most variable one. Predictions that are `deconvolved`
-    already are scored as those given the spots alone.
+    `info` is its checkpoint's; `gene` is painted, by default the most variable one. Predictions that are `deconvolved`
+    already are scored as those given the spots alone; those of an `ensemble` are of no one seed.
     """
-    truth = _truth(sample, about["genes"])
-    table = _Table(truth, scenario, about["genes"], gene)
-    if truth.cells is not None and len(sample.cells) * len(about["genes"]) < MOST_HELD:
+    truth = _truth(sample, info.genes)
+    table = _Table(truth, scenario, info.genes, gene)
+    if truth.cells is not None and len(sample.cells) * len(info.genes) < MOST_HELD:
         held = list(pieces())
         pieces = lambda: iter(held)  # noqa: E731
     given = f"{label} {SEES_SPOT}"
@@ -231,7 +234,7 @@ def score(
         for baseline, predict in BASELINES.items():
             for piece in _baseline(predict, truth):
                 table.add(baseline, piece)
-    return table.scored(about)
+    return table.scored(info, None if ensemble else info.training.seed)
 
 
 def not_scored(sample: str, left_out: int, constant: int) -> list[str]:
@@ -244,32 +247,31 @@ def not_scored(sample: str, left_out: int, constant: int) -> list[str]:
     return said
 
 
-def scenario_of(about: dict[str, Any], sample: Sample) -> str:
+def scenario_of(info: CheckpointInfo, sample: Sample) -> str:
     """IS for a training sample, VAL for one that only stopped the training, else OOS or, of another cohort, OOD."""
-    if sample.name in about["val"]:
+    if sample.name in info.val:
         return "VAL"
-    if sample.slide_fingerprint in about["slides"]:
+    if sample.slide_fingerprint in info.slides:
         return "IS"
-    return "OOS" if sample.cohort in about["cohorts"] else "OOD"
+    return "OOS" if sample.cohort in info.cohorts else "OOD"
 
 
 def labels_of(sources: Sequence[Checkpoint | Path]) -> list[str]:
     """What each source is called in tables: its model; with its encoder where there are several; its own name where
     models of one name differ in more than the seed and the samples, so that unlike runs are never averaged.
     """
-    about = [source.about for source in sources if isinstance(source, Checkpoint)]
-    if len(about) < len(sources):
+    infos = [source.info for source in sources if isinstance(source, Checkpoint)]
+    if len(infos) < len(sources):
         return [""] * len(sources)  # written predictions say it themselves
-    encoders = {one["encoder"]["fingerprint"] for one in about}
+    encoders = {one.encoder.fingerprint for one in infos}
     plain = [
-        one["training"]["model"] + (f", {one['encoder']['description']['encoder']}" if len(encoders) > 1 else "")
-        for one in about
+        one.training.model + (f", {one.encoder.description.encoder}" if len(encoders) > 1 else "") for one in infos
     ]
     variants: dict[str, set[str]] = {}
-    for label, one in zip(plain, about, strict=True):
-        settings = {**one["training"], "seed": 0, "encoder": one["encoder"]["fingerprint"]}
+    for label, one in zip(plain, infos, strict=True):
+        settings = {**one.training.document(), "seed": 0, "encoder": one.encoder.fingerprint}
         variants.setdefault(label, set()).add(recipe_hash(settings))
-    return [one["name"] if len(variants[label]) > 1 else label for label, one in zip(plain, about, strict=True)]
+    return [one.name if len(variants[label]) > 1 else label for label, one in zip(plain, infos, strict=True)]
 
 
 def relative_to_ceiling(rows: pd.DataFrame) -> pd.Series:
@@ -305,7 +307,7 @@ def pieces_of(
     """
     check_fit(source, sample)
     cache, _ = cache_for(project, source, cache_root, sample, device, progress)
-    bags = load_bags([sample], cache, source.encoder["description"], outside=True)
+    bags = load_bags([sample], cache, source.encoder.description, outside=True)
 
     def run() -> Iterator[Piece]:
         done = 0
@@ -330,7 +332,7 @@ def _written(folder: Path, sample: Sample) -> PredictionFile:
     file = PredictionFile(folder / f"{sample.name}.h5ad")
     if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
         raise InputError(f"{folder} predicts other cells than sample {sample.name} has", "Run `ds2c predict` again.")
-    if Geometry(**file.about["checkpoint"]["geometry"]) != sample.geometry:
+    if not file.info.checkpoint.geometry.fits(sample.geometry):
         raise InputError(
             f"{folder} predicts sample {sample.name} in another geometry than it has now", "Run `ds2c predict` again."
         )
@@ -442,7 +444,7 @@ class _Table:
             self._moments[key] = Moments(int(self.truth.block.max()) + 1, len(self.genes))
         self._moments[key].add(block, x, y)
 
-    def scored(self, about: dict[str, Any]) -> Scored:
+    def scored(self, info: CheckpointInfo, trained_seed: int | None) -> Scored:
         """Tidy rows, scores a gene, and the gene painted for the models that saw no spot."""
         sample = self.truth.sample.name
         rows: list[dict[str, Any]] = []
@@ -450,12 +452,12 @@ class _Table:
         by_gene = []
         for (model, scenario, metric), moments in self._moments.items():
             trained = model not in BASELINES
-            seed = about["training"]["seed"] if trained else None
+            seed = trained_seed if trained else None
             common = {
                 "model": model,
-                "kind": about["training"]["model"] if trained and SEES_SPOT not in model else model,
-                "encoder": about["encoder"]["description"]["encoder"] if trained else "",
-                "checkpoint": about["name"] if trained else "",
+                "kind": info.training.model if trained and SEES_SPOT not in model else model,
+                "encoder": info.encoder.description.encoder if trained else "",
+                "checkpoint": info.name if trained else "",
                 "scenario": scenario,
             }
             for one in scores(moments, zlib.crc32(f"{sample}/{scenario}".encode())):

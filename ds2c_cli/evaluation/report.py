@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .. import __version__
-from ..project import Project, replacing
+from ..files import replacing
+from ..project import Project
 from ..training.train import CELL_SUPERVISED
 from .baselines import BASELINES, SEE_SPOT
 from .evaluate import SEES_SPOT, Evaluated, Painted, relative_to_ceiling

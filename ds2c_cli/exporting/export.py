@@ -16,10 +16,11 @@ from matplotlib.colors import to_rgb
 from .. import __version__, schema
 from ..errors import InputError, UsageError
 from ..expression import find_genes
+from ..files import file_hash, recipe_hash, replacing, replacing_folder
 from ..io.slides import open_slide
 from ..prediction.file import PredictionFile
 from ..progress import Progress, silent
-from ..project import Project, Sample, file_hash, must_run, recipe_hash, replacing, replacing_folder
+from ..project import Project, Sample, must_run
 from .anndata_zarr import made_from as zarr_made_from
 from .anndata_zarr import write_anndata_zarr
 from .formats import Classes, Export, Place
@@ -190,18 +191,18 @@ def of_prediction(project: Project, path: Path, genes: Sequence[str], places: bo
     """A prediction's cells, which may be some of the sample's only; with `places` their outlines from the project."""
     file = PredictionFile(path)
     names, columns = _chosen(file.genes, genes)
-    sample = project.sample(file.about["sample"]["name"]) if places else None
+    sample = project.sample(file.info.sample.name) if places else None
     about = {
-        "prediction": {"sha256": file_hash(path), "mode": file.about["mode"]},
-        "checkpoint": {key: file.about["checkpoint"].get(key) for key in ("name", "hash")},
-        "sample": file.about["sample"],
-        "prepared": sample.record["recipe"] if sample else None,  # its outlines
+        "prediction": {"sha256": file_hash(path), "mode": file.info.mode},
+        "checkpoint": {"name": file.info.checkpoint.name, "hash": file.info.checkpoint.hash},
+        "sample": file.info.sample.document(),
+        "prepared": sample.record.recipe if sample else None,  # its outlines
     }
     matrices = {key: partial(_columns, partial(file.block, key), columns) for key in file.matrices}
     obs = file.obs.set_axis(file.obs.index.astype(str)).rename_axis("cell_id")
-    place = _place(sample, obs.index, file.about["sample"]["slide_fingerprint"], image) if sample else None
+    place = _place(sample, obs.index, file.info.sample.slide_fingerprint, image) if sample else None
     colours = {key: value for key, value in file.uns.items() if key.endswith("_colors")}
-    found = Export(file.about["sample"]["name"], about, obs, names, len(file.genes), matrices, file.obsm, place)
+    found = Export(file.info.sample.name, about, obs, names, len(file.genes), matrices, file.obsm, place)
     return replace(found, colours=colours)
 
 
@@ -220,7 +221,7 @@ def of_sample(sample: Sample, genes: Sequence[str], places: bool, image: bool) -
     elif genes:
         raise InputError(f"sample {sample.name} has no counts of cells to choose genes of", "Leave out --genes.")
     about = {
-        "prepared": sample.record["recipe"],
+        "prepared": sample.record.recipe,
         "sample": {"name": sample.name, "slide_fingerprint": sample.slide_fingerprint, "mpp": sample.mpp},
     }
     centre = cells[["x", "y"]].to_numpy()

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..choices import Features
 from ..schema import TARGET_SUM
-from ..settings import Features
 from .batch import Bag
 
 
@@ -57,7 +57,7 @@ class SpotModel(nn.Module):
     hidden: ClassVar[int] = 512
     patience: ClassVar[int] = 20
     averaged: ClassVar[int] = 1  # steps over which the weights are averaged that are judged and kept; 1: the last
-    features: ClassVar[Features] = "tiles"  # what of the encoder it reads
+    features: ClassVar[Features] = Features.TILES  # what of the encoder it reads
     options: ClassVar[tuple[str, ...]] = ()  # the settings of training that shape this model beside width and dropout
 
     @abstractmethod

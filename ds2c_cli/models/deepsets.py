@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ..settings import Context, Pooling
+from ..choices import Context, SpotPooling
 from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
 from .batch import Bag, segment_sum
 
@@ -69,7 +69,7 @@ class Paper(DeepSets, SpotModel):
         hidden: int,
         dropout: float,
         context: Context = "neighbours",
-        pooling: Pooling = "sum",
+        pooling: SpotPooling = "sum",
     ) -> None:
         super().__init__(dimension, genes, hidden, dropout, context)
         self.pooling = pooling

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from ..choices import Features
 from ..schema import TARGET_SUM
-from ..settings import Features
 from .base import Measured, SpotModel, mean_log
 from .batch import Bag, SuperpixelBag, segment_sum
 
@@ -17,7 +17,7 @@ from .batch import Bag, SuperpixelBag, segment_sum
 class SuperpixelModel(SpotModel):
     """Weakly supervised: the mean over a spot's superpixels is compared with the spot (docs/models.md)."""
 
-    features: ClassVar[Features] = "superpixels"
+    features: ClassVar[Features] = Features.SUPERPIXELS
     learning_rate: ClassVar[float] = 1e-3
     scale: torch.Tensor
 

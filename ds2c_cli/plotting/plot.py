@@ -16,10 +16,11 @@ from matplotlib.patches import Rectangle
 from .. import schema
 from ..errors import InputError, UsageError
 from ..expression import find_genes, log_share
+from ..files import replacing
 from ..io.slides import Slide, open_slide
 from ..prediction.file import PredictionFile
 from ..progress import Progress, silent
-from ..project import Project, Sample, replacing
+from ..project import Project, Sample
 from .drawing import colour_bar, paint_cells, paint_spots, scale_bar, scale_of, show_slide
 
 ENLARGED_UM = 400.0  # side of the part that is enlarged

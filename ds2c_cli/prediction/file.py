@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anndata
 import h5py
@@ -18,6 +17,8 @@ from anndata.io import read_elem
 
 from .. import schema
 from ..errors import InputError
+from ..files import parse_record
+from ..records import PredictionInfo
 
 LAYERS = (schema.LAYER_SPOT_SHARE, schema.LAYER_COUNTS, schema.LAYER_SD)
 
@@ -51,17 +52,17 @@ def create_predictions(
     obs: pd.DataFrame,
     genes: Sequence[str],
     obsm: dict[str, np.ndarray],
-    about: dict[str, Any],
+    info: PredictionInfo,
     counts: bool,
     spread: bool = False,
 ) -> Iterator[dict[str, MatrixOnDisk]]:
     """An h5ad with empty matrices, and these to be written.
 
     Keys: `X`, `spot_share` and, with `counts`, `counts`, with `spread`, `spot_share_sd`. The matrices are contiguous in
-    the file, so that rows can be written in any order; `about` becomes uns["ds2c"] as JSON.
+    the file, so that rows can be written in any order; `info` becomes uns["ds2c"] as JSON.
     """
     table = anndata.AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(list(genes))), obsm=obsm)
-    table.uns[schema.UNS] = json.dumps(about)
+    table.uns[schema.UNS] = json.dumps(info.document())
     table.write_h5ad(path)
     names = {"X": "X", schema.LAYER_SPOT_SHARE: f"layers/{schema.LAYER_SPOT_SHARE}"}
     if spread:
@@ -102,11 +103,11 @@ class PredictionFile:
             self._file = h5py.File(path, "r")
             # Element by element: anndata's backed mode would read the layers.
             obs, var, self.obsm, self.uns = (read_elem(self._file[name]) for name in ("obs", "var", "obsm", "uns"))
-            self.about: dict[str, Any] = json.loads(self.uns[schema.UNS])
+            text: str = self.uns[schema.UNS]
             self.obs: pd.DataFrame = obs
             self.genes, self.cell_id = list(var.index), obs.index.to_numpy()
             self._share = self._file[f"layers/{schema.LAYER_SPOT_SHARE}"]
-            version = self.about["version"]
+            version = json.loads(text)["version"]
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"{path} is no prediction of ds2c ({error})", "Run `ds2c predict` again.") from error
         if version != schema.PREDICTION_VERSION:
@@ -114,6 +115,7 @@ class PredictionFile:
                 f"{path} is of version {version}, this ds2c reads {schema.PREDICTION_VERSION}",
                 "Run `ds2c predict` again, or use the ds2c that wrote it.",
             )
+        self.info = parse_record(PredictionInfo, text, where=str(path), hint="Run `ds2c predict` again.")
 
     def spot_share(self, rows: np.ndarray) -> np.ndarray:
         """(n, genes) float32 of these cells (n,), in any order."""

@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from .. import __version__, schema
 from ..cache.store import Cache
+from ..choices import Mode
 from ..device import device_of
 from ..embeddings.embed import Embedded, embed, tiles_of
 from ..errors import InputError, UsageError
 from ..expression import select_genes
+from ..files import recipe_hash, replacing
 from ..models import SpotModel
 from ..progress import Progress, silent
-from ..project import Project, Sample, must_run, recipe_hash, replacing
+from ..project import Project, Sample, must_run
+from ..records import CheckpointUsed, PredictionInfo, SampleUsed
 from ..schema import TARGET_SUM
-from ..settings import Embedding
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.dataset import Bags, load_bags
 from .deconvolve import Multipliers, add_member_rates, given_spots
 from .file import create_predictions, recorded_recipe, write_column
 
-Mode = Literal["predict", "deconvolve"]
 CELLS_AT_ONCE = 8192
 MOST_HELD = 150_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
 VALUES_AT_ONCE = 1 << 24  # cells times genes: 64 MB a matrix, of which there are about ten at a time
@@ -82,7 +82,7 @@ def predict(
     checkpoint = load_checkpoint(checkpoint_path)
     if uncertainty and (mode != "predict" or type(checkpoint.model).spread is SpotModel.spread):
         raise UsageError(
-            f"{checkpoint.about['training']['model']} in mode {mode} says nothing of its uncertainty",
+            f"{checkpoint.info.training.model} in mode {mode} says nothing of its uncertainty",
             "Leave out --uncertainty, or use --mode predict and a model that has a likelihood, such as additive.",
         )
     chosen = project.samples(samples)
@@ -96,7 +96,7 @@ def predict(
     done = []
     for sample in chosen:
         path = output or project.predictions(name) / f"{sample.name}.h5ad"
-        made_from = {"checkpoint": checkpoint.hash, "sample": sample.record["recipe"], "mode": mode}
+        made_from = {"checkpoint": checkpoint.hash, "sample": sample.record.recipe, "mode": mode}
         recipe = recipe_hash(made_from | {"uncertainty": uncertainty})
         if not must_run(f"prediction {path}", None if force else recorded_recipe(path), recipe, force):
             done.append(Predicted(sample.name, path, len(sample.cells), unchanged=True))
@@ -110,7 +110,7 @@ def predict(
 
 def check_fit(checkpoint: Checkpoint, sample: Sample) -> None:
     """Raise InputError unless the sample was prepared with the geometry the model was trained on."""
-    if checkpoint.geometry != sample.geometry:
+    if not checkpoint.geometry.fits(sample.geometry):
         raise InputError(
             f"sample {sample.name} was prepared with {sample.geometry}, {checkpoint.name} was trained with "
             f"{checkpoint.geometry}",
@@ -123,14 +123,12 @@ def cache_for(
 ) -> tuple[Cache, Embedded | None]:
     """The cache with all embeddings of the sample that the checkpoint needs, encoding those that are missing."""
     wanted = checkpoint.encoder
-    cache = Cache(cache_root, wanted["fingerprint"], wanted["description"]["dimension"])
-    _, keys = tiles_of(sample, wanted["description"])
+    cache = Cache(cache_root, wanted.fingerprint, wanted.description.dimension)
+    _, keys = tiles_of(sample, wanted.description)
     if not cache.missing(keys).any():
         return cache, None
-    settings = Embedding(**{**wanted["settings"], "precision": wanted["description"]["precision"]})
-    done = embed(
-        project, settings, cache_root, [sample.name], device, expected=wanted["fingerprint"], progress=progress
-    )
+    settings = wanted.settings.changed(precision=wanted.description.precision)
+    done = embed(project, settings, cache_root, [sample.name], device, expected=wanted.fingerprint, progress=progress)
     cache.refresh()
     return cache, done
 
@@ -148,7 +146,7 @@ def chunks(checkpoint: Checkpoint, bags: Bags, device: str = "auto", spread: boo
         rows = torch.from_numpy(spots)
         index, spot_of = bags.cell_index(rows)
         inside = bags.inside[index]
-        whole = checkpoint.standardise(bags.batch(rows)).to(where)
+        whole = checkpoint.scale.of(bags.batch(rows)).to(where)
         for number, (read_together, new) in enumerate(parts_of(inside, genes)):
             with torch.no_grad():
                 bag = whole if len(read_together) == len(inside) else whole.only(read_together.to(where))
@@ -208,7 +206,7 @@ def _predict_sample(
     uncertainty: bool,
 ) -> Predicted:
     cells = sample.cells
-    bags = load_bags([sample], cache, checkpoint.encoder["description"], outside=True)
+    bags = load_bags([sample], cache, checkpoint.encoder.description, outside=True)
     counts = None
     if mode == "deconvolve":
         measured = sample.spot_counts()
@@ -229,21 +227,21 @@ def _predict_sample(
     obs = cells.drop(columns="cell_id").set_index(cells["cell_id"].astype(str).to_numpy())
     if counts is not None:
         obs["deconvolved"] = obs["inside"]
-    about = {
-        "version": schema.PREDICTION_VERSION,
-        "ds2c": __version__,
-        "recipe": recipe,
-        "mode": mode,
-        "sample": {"name": sample.name, "slide_fingerprint": sample.slide_fingerprint, "mpp": sample.mpp},
-        "checkpoint": {"hash": checkpoint.hash, **checkpoint.about},
-    }
+    info = PredictionInfo(
+        version=schema.PREDICTION_VERSION,
+        ds2c=__version__,
+        recipe=recipe,
+        mode=mode,
+        sample=SampleUsed(name=sample.name, slide_fingerprint=sample.slide_fingerprint, mpp=sample.mpp),
+        checkpoint=CheckpointUsed(hash=checkpoint.hash, **dict(checkpoint.info)),
+    )
     obsm = {schema.OBSM_UM: centre * sample.mpp, schema.OBSM_PX: centre}
     done, number = 0, 0
     of_spot = np.full(len(obs), np.nan, np.float32)
     obs[schema.OF_SPOT] = of_spot
     with (
         replacing(path) as part,
-        create_predictions(part, obs, checkpoint.genes, obsm, about, counts is not None, uncertainty) as out,
+        create_predictions(part, obs, checkpoint.genes, obsm, info, counts is not None, uncertainty) as out,
     ):
         for chunk in parts():
             share, share_log = chunk.share, chunk.share_log

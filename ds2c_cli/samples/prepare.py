@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy import sparse
 from .. import __version__, schema
 from ..errors import InputError, UsageError
 from ..expression import is_control, sum_over_spots
+from ..files import file_hash, recipe_hash, replacing, write_record
 from ..geometry import Lattice, cell_tiles, centroids, context_of, member_of, neighbours_of, pseudo_spots, square_tiles
 from ..io.cells import Cells
 from ..io.counts import Counts
@@ -23,7 +24,8 @@ from ..io.outlines import write_outlines
 from ..io.slides import Slide, open_slide, tissue_mask
 from ..io.transcripts import count_in_spots
 from ..progress import Progress, silent
-from ..project import Project, file_hash, must_run, recipe_hash, replacing, write_json
+from ..project import Project, must_run
+from ..records import SampleRecord, SourceFile
 from ..settings import Geometry
 from .checks import check_coordinates, doubt_cell_size, doubt_pitch
 from .overlay import draw_overlay
@@ -65,7 +67,7 @@ def prepare(
     slide = open_slide(sources.slide)
     recipe = _recipe(sources, slide, geometry, donor or name, cohort or "cohort")
     folder = project.samples_folder / name
-    recorded = project.sample(name).record["recipe"] if (folder / schema.SAMPLE_FILE).exists() and not force else None
+    recorded = project.sample(name).record.recipe if (folder / schema.SAMPLE_FILE).exists() and not force else None
     if not must_run(f"sample {name}", recorded, recipe_hash(recipe), force or dry_run):
         return Prepared(folder, unchanged=True)
 
@@ -86,7 +88,7 @@ def prepare(
     if table is not None:
         assert found.lattice is not None
         spots, lattice = np.column_stack([table.x, table.y]), found.lattice
-        geometry = replace(geometry, layout=lattice.layout)
+        geometry = geometry.changed(layout=lattice.layout)
         done.warnings += doubt_pitch(lattice, mpp, geometry)
         if not sources.trust_coordinates:
             check_coordinates("spot", table.spot_id, spots, found.spots_from, slide, tissue, scale, mpp)
@@ -149,24 +151,24 @@ def prepare(
         np.save(file_object, neighbours, allow_pickle=False)
     with replacing(folder / schema.OVERLAY_FILE) as part:
         draw_overlay(part, slide, tissue, scale, mpp, cells.outline, spots, geometry)
-    record = {
-        "version": schema.SAMPLE_VERSION,
-        "ds2c": __version__,
-        "recipe": recipe_hash(recipe),
-        "slide": str(sources.slide.resolve()),
-        "slide_fingerprint": slide.fingerprint(),
-        "width": slide.width,
-        "height": slide.height,
-        "mpp": mpp,
-        "donor": donor or name,
-        "cohort": cohort or "cohort",
-        "measured": table is not None,
-        "geometry": asdict(replace(declared, layout=geometry.layout)),
-        "lattice": asdict(lattice),
-        "sources": recipe["sources"],
-        "warnings": done.warnings,
-    }
-    write_json(folder / schema.SAMPLE_FILE, record)
+    record = SampleRecord(
+        version=schema.SAMPLE_VERSION,
+        ds2c=__version__,
+        recipe=recipe_hash(recipe),
+        slide=str(sources.slide.resolve()),
+        slide_fingerprint=slide.fingerprint(),
+        width=slide.width,
+        height=slide.height,
+        mpp=mpp,
+        donor=donor or name,
+        cohort=cohort or "cohort",
+        measured=table is not None,
+        geometry=declared.changed(layout=geometry.layout),
+        lattice=lattice,
+        sources={kind: SourceFile(**file) for kind, file in recipe["sources"].items()},
+        warnings=done.warnings,
+    )
+    write_record(folder / schema.SAMPLE_FILE, record)
     progress("prepare", 4, 4, "")
     return done
 
@@ -245,7 +247,7 @@ def _recipe(sources: Sources, slide: Slide, geometry: Geometry, donor: str, coho
         "columns": (sources.x_column, sources.y_column, sources.id_column),
         "mpp": sources.mpp,
         "keep_matching": sources.keep_matching,
-        "geometry": asdict(geometry),
+        "geometry": geometry.document(),
         "donor": donor,
         "cohort": cohort,
         "version": schema.SAMPLE_VERSION,

@@ -6,52 +6,38 @@ import json
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from .. import schema
 from ..errors import InputError, UsageError
+from ..files import file_hash, parse_record, replacing
 from ..models import MODELS, SpotModel
 from ..models.batch import Bag
-from ..project import file_hash, replacing
+from ..records import CheckpointInfo, EncoderUsed
 from ..settings import Geometry, Training
 from .dataset import Bags
 
 Embedded = TypeVar("Embedded", Bags, Bag)
 
 
-@dataclass
-class Checkpoint:
-    """Weights and standardisation as tensors, everything else as plain JSON in `about` (DESIGN 8)."""
+@dataclass(frozen=True)
+class Standardisation:
+    """The scale of the training data, on which a model sees every input."""
 
-    model: SpotModel
     centre: torch.Tensor  # (d,) mean of the training embeddings
     spread: torch.Tensor  # (d,) their SD
     mean_area: float  # um2, of the training cells; NaN where they are points
-    about: dict[str, Any]
-    hash: str = ""  # sha256 of the file
 
     @property
-    def name(self) -> str:
-        return self.about["name"]
+    def dimension(self) -> int:
+        """Count the numbers of an embedding."""
+        return len(self.centre)
 
-    @property
-    def genes(self) -> list[str]:
-        return self.about["genes"]
-
-    @property
-    def geometry(self) -> Geometry:
-        return Geometry(**self.about["geometry"])
-
-    @property
-    def encoder(self) -> dict[str, Any]:
-        """`fingerprint`, `settings` and `description` of the encoder."""
-        return self.about["encoder"]
-
-    def standardise(self, bags: Embedded) -> Embedded:
-        """The same with embeddings and areas on the scale of the training data."""
+    def of(self, bags: Embedded) -> Embedded:
+        """Put embeddings and areas on the scale of the training data."""
         area = bags.area / self.mean_area
         bags = replace(bags, area=torch.where(torch.isfinite(area), area, 1.0))
         if bags.superpixels:
@@ -59,18 +45,44 @@ class Checkpoint:
         cells, tiles = ((vectors - self.centre) / self.spread for vectors in (bags.cells, bags.tiles))
         return replace(bags, cells=cells, tiles=tiles)
 
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model with all that prediction needs."""
+
+    model: SpotModel
+    scale: Standardisation
+    info: CheckpointInfo
+    hash: str = ""  # sha256 of the file
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def genes(self) -> list[str]:
+        return self.info.genes
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.info.geometry
+
+    @property
+    def encoder(self) -> EncoderUsed:
+        return self.info.encoder
+
     def save(self, path: Path) -> None:
-        """Write atomically."""
+        """Write atomically: tensors, and everything else as JSON."""
         state = {key: value.cpu() for key, value in self.model.state_dict().items()}
         with replacing(path) as part:
             torch.save(
                 {
                     "version": schema.CHECKPOINT_VERSION,
-                    "about": json.dumps(self.about),
+                    "about": json.dumps(self.info.document()),
                     "state": state,
-                    "centre": self.centre,
-                    "spread": self.spread,
-                    "mean_area": self.mean_area,
+                    "centre": self.scale.centre,
+                    "spread": self.scale.spread,
+                    "mean_area": self.scale.mean_area,
                 },
                 part,
             )
@@ -83,7 +95,7 @@ def build_model(settings: Training, dimension: int, genes: int) -> SpotModel:
     """
     model = MODELS[settings.model]
     for name in ("context", "pooling"):
-        if name not in model.options and getattr(settings, name) != getattr(Training, name):
+        if name not in model.options and getattr(settings, name) != getattr(Training(), name):
             raise UsageError(
                 f"{settings.model} has no --{name}", f"Leave it out, or choose another --model than {settings.model}."
             )
@@ -117,10 +129,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "Train it again, or use the ds2c that wrote it.",
         )
     try:
-        about = json.loads(content["about"])
-        model = build_model(Training(**about["training"]), len(content["centre"]), len(about["genes"]))
+        info = parse_record(
+            CheckpointInfo, content["about"], where=str(path), hint="Use a file that `ds2c train` wrote."
+        )
+        scale = Standardisation(content["centre"], content["spread"], content["mean_area"])
+        model = build_model(info.training, scale.dimension, len(info.genes))
         model.load_state_dict(content["state"], strict=True)
-        loaded = Checkpoint(model, content["centre"], content["spread"], content["mean_area"], about, file_hash(path))
+        loaded = Checkpoint(model, scale, info, file_hash(path))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{path} does not hold what a checkpoint of version {schema.CHECKPOINT_VERSION} holds "
@@ -131,10 +146,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return loaded
 
 
-def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mean (d,) and SD (d,) over the cell and spot tiles, or the superpixels, of the training spots, and their cells'
-    mean area (um2).
-    """
+def standardisation(bags: Bags, spots: np.ndarray) -> Standardisation:
+    """Measure mean and SD over the cell and spot tiles, or the superpixels, of the training spots (rows), and their
+    cells' mean area."""
     chosen = torch.from_numpy(spots)
     cells, _ = bags.cell_index(chosen)
     cells = cells[bags.inside[cells]]
@@ -143,4 +157,4 @@ def standardisation(bags: Bags, spots: np.ndarray) -> tuple[torch.Tensor, torch.
     else:
         vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]]).float()
     spread = vectors.std(0, correction=0)
-    return vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean())
+    return Standardisation(vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean()))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..cache.store import Cache
+from ..choices import Features
 from ..embeddings.embed import embeddings_of
 from ..embeddings.superpixels import Superpixels, joined, load_superpixels, positions
 from ..models.batch import Bag
 from ..project import Sample
+from ..records import EncoderDescription
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Bags:
         )  # fmt: skip
 
 
-def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
+def load_bags(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescription, outside: bool) -> Bags:
     """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells.
 
     `encoder` is the encoder's description.
@@ -87,17 +88,17 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: Mapping[str, Any
     )
 
 
-def _one(sample: Sample, cache: Cache, encoder: Mapping[str, Any], outside: bool) -> Bags:
+def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: bool) -> Bags:
     cells = sample.cells
     context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
     rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is in no bag
     rows = rows[np.argsort(context[rows], kind="stable")]
     spot_boxes = sample.spot_boxes()
     start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))
-    if "map_side" in encoder:
+    if encoder.features == Features.SUPERPIXELS:
         vectors = np.empty((len(rows) + len(spot_boxes), 0), np.float32)
         superpixels = load_superpixels(
-            sample, rows, encoder["map_side"], lambda boxes: embeddings_of(cache, sample, boxes, encoder)
+            sample, rows, encoder.map_side, lambda boxes: embeddings_of(cache, sample, boxes, encoder)
         )
     else:
         boxes = np.concatenate([sample.cell_boxes()[rows], spot_boxes])

@@ -18,10 +18,10 @@ from torch.optim.swa_utils import AveragedModel
 from ..device import has_room, multiplies_bfloat16
 from ..errors import InputError
 from ..expression import log_share
+from ..files import replacing
 from ..models import SpotModel
 from ..models.base import Measured
 from ..progress import Progress, silent
-from ..project import replacing
 from ..settings import Training
 from .dataset import Bags
 

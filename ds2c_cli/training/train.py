@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from ..device import device_of
 from ..embeddings.embed import check_shards
 from ..errors import InputError, UsageError
 from ..expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
+from ..files import recipe_hash
 from ..geometry import hold_out_blocks
 from ..io.counts import Counts
 from ..models import MODELS
 from ..models.base import Measured
 from ..progress import Progress, silent
-from ..project import Project, Sample, must_run, recipe_hash
+from ..project import Project, Sample, must_run
+from ..records import CheckpointInfo, EmbeddingRecord, EncoderUsed
 from ..settings import Training
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .dataset import Bags, load_bags
@@ -51,7 +53,7 @@ class Trained:
 def train(
     project: Project,
     settings: Training,
-    encoder: dict[str, Any],
+    encoder: EmbeddingRecord,
     cache_root: Path,
     path: Path,
     train_samples: Sequence[str] = (),
@@ -70,10 +72,10 @@ def train(
     if settings.model not in MODELS:
         raise UsageError(f"there is no model {settings.model!r}", f"Known: {', '.join(MODELS)}.")
     reads = MODELS[settings.model].features
-    if ("map_side" in encoder["description"]) != (reads == "superpixels"):
+    if encoder.description.features != reads:
         raise InputError(
             f"{settings.model} reads {reads}, which is not what the encoder entry is of",
-            f"Run `ds2c embed --encoder {encoder['description']['encoder']} --features {reads}`.",
+            f"Run `ds2c embed --encoder {encoder.description.encoder} --features {reads}`.",
         )
     settings = with_own_defaults(settings)
     held = project.samples(val_samples) if val_samples else []
@@ -84,10 +86,10 @@ def train(
     where = device_of(device)
     _check_samples(samples, settings)
     made_from: dict[str, Any] = {
-        "settings": asdict(settings),
-        "encoder": encoder["fingerprint"],
-        "train": {s.name: s.record["recipe"] for s in learned},
-        "val": {s.name: s.record["recipe"] for s in held},
+        "settings": settings.document(),
+        "encoder": encoder.fingerprint,
+        "train": {s.name: s.record.recipe for s in learned},
+        "val": {s.name: s.record.recipe for s in held},
     }
     recipe = recipe_hash(made_from)
     recorded = _recipe_of(path) if path.exists() else None
@@ -95,38 +97,41 @@ def train(
         return Trained(path, unchanged=True)
 
     began = time.perf_counter()
-    cache = Cache(cache_root, encoder["fingerprint"], encoder["description"]["dimension"])
+    cache = Cache(cache_root, encoder.fingerprint, encoder.description.dimension)
     check_shards(project, samples, cache, encoder)
-    bags = load_bags(samples, cache, encoder["description"], outside=False)
+    bags = load_bags(samples, cache, encoder.description, outside=False)
     genes, counts, lost = _panel(samples, len(learned), settings.genes)
     usable = _usable(samples, counts)
     labels = _labels(counts, genes, samples, bags, settings, usable)
     learn, stop = _split(samples, len(learned), bags, settings, usable)
     if dry_run:
         return Trained(path, spots=len(learn), held_out=len(stop), genes=len(genes))
-    centre, spread, mean_area = standardisation(bags, learn)
-    about: dict[str, Any] = {
-        "name": path.stem,
-        "recipe": recipe,
-        "ds2c": __version__,
-        "training": asdict(settings),
-        "genes": genes,
-        "geometry": asdict(learned[0].geometry),
-        "encoder": {key: encoder[key] for key in ("settings", "fingerprint", "description")},
-        "train": [s.name for s in learned],
-        "val": [s.name for s in held],
-        "cohorts": sorted({s.cohort for s in learned}),
-        "donors": sorted({s.donor for s in learned}),
-        "slides": sorted({s.slide_fingerprint for s in samples}),
-    }
+    scale = standardisation(bags, learn)
     torch.manual_seed(settings.seed)
-    model = build_model(settings, len(centre), len(genes))
-    checkpoint = Checkpoint(model, centre, spread, mean_area, about)
-    history = fit(checkpoint.model, checkpoint.standardise(bags), labels, learn, stop, settings, where, progress)
+    model = build_model(settings, scale.dimension, len(genes))
+    history = fit(model, scale.of(bags), labels, learn, stop, settings, where, progress)
     best = int(np.argmin(history[:, 1]))
-    about["mixed_precision"] = uses_mixed_precision(settings, where)
-    about |= {"epochs": len(history), "best_epoch": best + 1, "best_loss": float(history[best, 1])}
-    checkpoint.save(path)
+    info = CheckpointInfo(
+        name=path.stem,
+        recipe=recipe,
+        ds2c=__version__,
+        training=settings,
+        genes=genes,
+        geometry=learned[0].geometry,
+        encoder=EncoderUsed(
+            settings=encoder.settings, fingerprint=encoder.fingerprint, description=encoder.description
+        ),
+        train=[s.name for s in learned],
+        val=[s.name for s in held],
+        cohorts=sorted({s.cohort for s in learned}),
+        donors=sorted({s.donor for s in learned}),
+        slides=sorted({s.slide_fingerprint for s in samples}),
+        mixed_precision=uses_mixed_precision(settings, where),
+        epochs=len(history),
+        best_epoch=best + 1,
+        best_loss=float(history[best, 1]),
+    )
+    Checkpoint(model, scale, info).save(path)
     draw_loss(path.with_suffix(".png"), history, best, path.stem)
     seconds = time.perf_counter() - began
     done = Trained(
@@ -142,7 +147,7 @@ def train(
 def _recipe_of(path: Path) -> str:
     """What a checkpoint was made from; none is like a file that cannot be read, such as one of an older version."""
     try:
-        return load_checkpoint(path).about["recipe"]
+        return load_checkpoint(path).info.recipe
     except InputError:
         return ""
 
@@ -151,13 +156,13 @@ def with_own_defaults(settings: Training) -> Training:
     """What the settings leave to the model, as the model has it."""
     names = ("learning_rate", "batch_spots", "hidden", "patience")
     own = {name: getattr(MODELS[settings.model], name) for name in names if not getattr(settings, name)}
-    return replace(settings, **own)
+    return settings.changed(**own)
 
 
 def train_folds(
     project: Project,
     settings: Training,
-    encoder: dict[str, Any],
+    encoder: EmbeddingRecord,
     cache_root: Path,
     path: Path,
     folds: int,
@@ -202,7 +207,7 @@ def _check_samples(samples: Sequence[Sample], settings: Training) -> None:
             )
     first = samples[0]
     for sample in samples[1:]:
-        if sample.geometry != first.geometry:
+        if not sample.geometry.fits(first.geometry):
             raise InputError(
                 f"samples {first.name} and {sample.name} have different geometries: {first.geometry} and "
                 f"{sample.geometry}",
