@@ -74,7 +74,7 @@ def fill(project: Project, specification: Specification, root: Path, segments: i
     _, keys = tiles_of(sample, specification.description)
     random = np.random.default_rng(0)
     for part in np.array_split(np.arange(len(keys)), segments):
-        with cache.writer(specification.description) as writer:
+        with cache.writer(specification.description.document()) as writer:
             slide = SlideName(sample.slide_fingerprint, str(sample.slide))
             writer.append(
                 slide, [keys[row] for row in part], random.standard_normal((len(part), cache.dimension), np.float32)
@@ -84,7 +84,7 @@ def fill(project: Project, specification: Specification, root: Path, segments: i
 
 def check_all(project: Project, encoder: str, root: Path, tiles: int) -> None:
     """`ds2c embed` as the command line calls it."""
-    done = embed(Project(project.root), Embedding(encoder), root, device="cpu")
+    done = embed(Project(project.root), Embedding(encoder=encoder), root, device="cpu")
     if (done.tiles, done.cached) != (tiles, tiles):
         raise SystemExit(f"{done.cached:,} of {done.tiles:,} tiles were found, not {tiles:,}")
 

@@ -22,6 +22,7 @@ from ds2c_cli.demo.tissue import paint_sample
 from ds2c_cli.embeddings.embed import tiles_of
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.project import Project
+from ds2c_cli.records import EncoderDescription
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
@@ -124,7 +125,7 @@ def embedded(project: Project, cache: Path, encoder: str) -> tuple[list[bytes], 
     return keys, Cache(cache, done["fingerprint"], done["dimension"]).get(keys)
 
 
-def described(encoder: str) -> dict[str, Any]:
+def described(encoder: str) -> EncoderDescription:
     """What the encoder says of itself."""
     return specify(encoder, "", "cpu", "auto").description
 

@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
@@ -20,11 +19,13 @@ import shapely
 import tifffile
 
 from ds2c_cli import schema
-from ds2c_cli.files import write_json
-from ds2c_cli.geometry import square_tiles
+from ds2c_cli.choices import Pooling
+from ds2c_cli.files import write_record
+from ds2c_cli.geometry import Lattice, square_tiles
 from ds2c_cli.io.cells import read_cells
 from ds2c_cli.project import Project
-from ds2c_cli.settings import Geometry, Training
+from ds2c_cli.records import CheckpointInfo, EncoderDescription, EncoderUsed, SampleRecord
+from ds2c_cli.settings import Embedding, Geometry, Training
 
 VERTICES = 24
 PITCH = 30  # pixels from cell to cell
@@ -142,7 +143,7 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
     from ds2c_cli.cache.segments import SlideName
     from ds2c_cli.cache.store import Cache
     from ds2c_cli.embeddings.embed import tiles_of
-    from ds2c_cli.training.checkpoint import Checkpoint, build_model
+    from ds2c_cli.training.checkpoint import Checkpoint, Standardisation, build_model
     from ds2c_cli.training.train import with_own_defaults
 
     project, random, n = Project(path), np.random.default_rng(0), options.predicted
@@ -167,27 +168,36 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
         "tile_x": tiles[:, 0], "tile_y": tiles[:, 1], "tile_side": tiles[:, 2], "in_tissue": True, "n_cells": 8,
     }).astype(schema.SPOT_COLUMNS).to_parquet(folder / schema.SPOTS_FILE, index=False)  # fmt: skip
     np.save(folder / schema.NEIGHBOURS_FILE, random.integers(0, n_spots, (n_spots, 8)).astype(np.int32))
-    record = {"version": schema.SAMPLE_VERSION, "recipe": "large", "slide": "large.tif", "slide_fingerprint": "0" * 64}
-    record |= {"mpp": mpp, "donor": "d", "cohort": "c", "geometry": asdict(geometry), "measured": False}
-    write_json(folder / schema.SAMPLE_FILE, record)
+    sample = SampleRecord(
+        version=schema.SAMPLE_VERSION, ds2c="0", recipe="large", slide="large.tif", slide_fingerprint="0" * 64, width=1,
+        height=1, mpp=mpp, donor="d", cohort="c", measured=False, geometry=geometry, lattice=Lattice("grid", side),
+        sources={}, warnings=[],
+    )  # fmt: skip
+    write_record(folder / schema.SAMPLE_FILE, sample)
 
-    description = {"encoder": "made-up", "dimension": options.dimension, "tile_px": 224, "precision": "fp32"}
-    encoder = {"fingerprint": "f" * 32, "settings": {}, "description": description}
-    cache = Cache(path / "cache", encoder["fingerprint"], options.dimension)
+    description = EncoderDescription(
+        encoder="made-up", architecture="none", arguments={}, pooling=Pooling.NONE, dimension=options.dimension,
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), tile_px=224, resize_px=0, interpolation="bicubic",
+        precision="fp32", weights="",
+    )  # fmt: skip
+    encoder = EncoderUsed(settings=Embedding(), fingerprint=description.fingerprint, description=description)
+    cache = Cache(path / "cache", encoder.fingerprint, options.dimension)
     _, keys = tiles_of(project.sample("large"), description)
-    with cache.writer(description) as writer:
+    with cache.writer(description.document()) as writer:
         for at in range(0, len(keys), 8192):
             part = keys[at : at + 8192]
             vectors = random.standard_normal((len(part), options.dimension), np.float32).astype(np.float16)
             writer.append(SlideName("0" * 64, "large.tif"), part, vectors)
     settings = with_own_defaults(Training())
     genes = [f"gene_{i}" for i in range(options.genes)]
-    about = {"name": "made-up", "genes": genes, "geometry": asdict(geometry), "training": asdict(settings)}
-    about |= {"encoder": encoder}
+    info = CheckpointInfo(
+        name="made-up", recipe="large", ds2c="0", training=settings, genes=genes, geometry=geometry, encoder=encoder,
+        train=[], val=[], cohorts=[], donors=[], slides=[], mixed_precision=False, epochs=1, best_epoch=1,
+        best_loss=0.0,
+    )  # fmt: skip
     model = build_model(settings, options.dimension, options.genes)
-    Checkpoint(model, torch.zeros(options.dimension), torch.ones(options.dimension), 60.0, about).save(
-        project.checkpoint("made-up")
-    )
+    scale = Standardisation(torch.zeros(options.dimension), torch.ones(options.dimension), 60.0)
+    Checkpoint(model, scale, info).save(project.checkpoint("made-up"))
 
 
 def read(path: Path) -> None:

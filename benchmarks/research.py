@@ -23,6 +23,7 @@ from ds2c_cli.evaluation.metrics import Moments, centred_by
 from ds2c_cli.expression import log_share
 from ds2c_cli.prediction.predict import chunks
 from ds2c_cli.project import Project, Sample
+from ds2c_cli.records import CheckpointInfo, EncoderUsed
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.training.dataset import Bags, load_bags
@@ -121,6 +122,9 @@ def main() -> None:
     for folder in words.projects:
         project = Project(folder)
         encoder = project.embedding(Embedding(encoder=words.encoder))
+        encoder_used = EncoderUsed(
+            settings=encoder.settings, fingerprint=encoder.fingerprint, description=encoder.description
+        )
         cache = Cache(default_cache(), encoder.fingerprint, encoder.description.dimension)
         for pair in words.pairs.split(","):
             train, test = project.samples(pair.split(":"))
@@ -137,7 +141,7 @@ def main() -> None:
                     show(about | {"model": name} | row)
                     continue
                 for seed in map(int, words.seeds.split(",")):
-                    settings = with_own_defaults(Training(name, seed))
+                    settings = with_own_defaults(Training(model=name, seed=seed))
                     labels = _labels(counts, genes, [train], bags, settings, usable)
                     learn, stop = _split([train], 1, bags, settings, usable)
                     kept = np.random.default_rng(1000 + seed).permutation(learn)
@@ -145,10 +149,15 @@ def main() -> None:
                     began = time.process_time()
                     torch.manual_seed(seed)
                     network = build_model(settings, bags.tiles.shape[1], len(genes))
-                    checkpoint = Checkpoint(network, *standardisation(bags, learn), {"genes": genes})
-                    history = fit(
-                        network, checkpoint.standardise(bags), labels, learn, stop, settings, torch.device("cpu")
-                    )
+                    scale = standardisation(bags, learn)
+                    history = fit(network, scale.of(bags), labels, learn, stop, settings, torch.device("cpu"))
+                    info = CheckpointInfo(
+                        name=name, recipe="", ds2c="", training=settings, genes=genes, geometry=train.geometry,
+                        encoder=encoder_used, train=[train.name], val=[], cohorts=[train.cohort], donors=[train.donor],
+                        slides=[train.slide_fingerprint], mixed_precision=False, epochs=len(history), best_epoch=1,
+                        best_loss=0.0,
+                    )  # fmt: skip
+                    checkpoint = Checkpoint(network, scale, info)
                     row = about | {"model": name, "seed": seed}
                     row |= {"epochs": len(history), "cpu_s": round(time.process_time() - began, 1)}
                     row |= score(checkpoint, tested, test, "OOS")

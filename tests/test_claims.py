@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made import encoder_description
 
 from ds2c_cli.cache import claims as module
 from ds2c_cli.cache.claims import Claims
@@ -120,7 +121,7 @@ def test_what_a_dead_job_had_claimed_is_done_at_the_end(project: Project, tmp_pa
     run(project, tmp_path / "other")
     claims = Claims(cache / "v1" / next((tmp_path / "other" / "v1").iterdir()).name)
     for sample in project.samples():
-        _, keys = tiles_of(sample, {"tile_px": 0})
+        _, keys = tiles_of(sample, encoder_description(tile_px=0))
         for key in keys:
             claims.take(key.hex())  # whichever names the block
     done = run(project, cache)
@@ -136,7 +137,7 @@ def test_what_another_job_has_claimed_and_not_begun_is_taken_over_at_once(
     cache = tmp_path / "cache"
     run(project, tmp_path / "other")
     claims = Claims(cache / "v1" / next((tmp_path / "other" / "v1").iterdir()).name)
-    blocks, _ = plan(project.samples(), Cache(cache, claims._folder.parent.name, 1), {"tile_px": 0})
+    blocks, _ = plan(project.samples(), Cache(cache, claims._folder.parent.name, 1), encoder_description(tile_px=0))
     for block in blocks:
         claims.take(block.name)
     claims.begin(blocks[0].name)
@@ -154,7 +155,7 @@ def test_the_wait_for_what_another_job_has_begun_ends_when_it_is_there(
     cache = tmp_path / "cache"
     fingerprint = next((tmp_path / "other" / "v1").iterdir()).name
     claims = Claims(cache / "v1" / fingerprint)
-    blocks, _ = plan(project.samples(), Cache(cache, fingerprint, 1), {"tile_px": 0})
+    blocks, _ = plan(project.samples(), Cache(cache, fingerprint, 1), encoder_description(tile_px=0))
     claims.begin(blocks[0].name)
 
     def publish(_: float) -> None:
@@ -169,7 +170,7 @@ def test_the_wait_for_what_another_job_has_begun_ends_when_it_is_there(
 
 
 def test_the_parts_of_a_dense_block_are_even_and_the_whole(project: Project, tmp_path: Path) -> None:
-    blocks, tiles = plan(project.samples(), Cache(tmp_path, "f", 1), {"tile_px": 0})
+    blocks, tiles = plan(project.samples(), Cache(tmp_path, "f", 1), encoder_description(tile_px=0))
     sizes = [len(block.keys) for block in blocks]
     assert sum(sizes) == tiles
     assert max(sizes) <= BLOCK_TILES
@@ -244,7 +245,7 @@ def test_jobs_with_the_same_work_end_with_every_tile_once_or_little_more(
     told = [job.communicate(timeout=120)[1] for job in jobs]
     assert [job.returncode for job in jobs[1:]] == [0, 0], told
     reference = run(project, tmp_path / "reference")
-    keys = [key for sample in project.samples() for key in tiles_of(sample, {"tile_px": 0})[1]]
+    keys = [key for sample in project.samples() for key in tiles_of(sample, encoder_description(tile_px=0))[1]]
     here, there = (
         Cache(root, reference.fingerprint, reference.dimension).get(keys) for root in (cache, tmp_path / "reference")
     )

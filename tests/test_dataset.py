@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made import checkpoint_info
+from made import checkpoint_info, encoder_description
 from scipy import sparse
 
 from ds2c_cli.cache.store import Cache, tile_keys
@@ -170,7 +170,7 @@ def samples(painted, tmp_path_factory):
     return project.samples(), Cache(home / "cache", done.fingerprint, done.dimension)
 
 
-COLOUR = {"encoder": "colour", "tile_px": 0}  # of its description
+COLOUR = encoder_description(encoder="colour", tile_px=0)
 
 
 def vectors(cache, sample, boxes):

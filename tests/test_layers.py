@@ -16,10 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "ds2c_cli"
 # Bottom to top. A module imports from its own folder, or from a folder or file of a lower level; a new one is given a
 # level here.
 LAYERS = (
-    ("ds2c_cli", "schema", "settings", "progress", "errors"),
+    ("ds2c_cli", "choices", "schema", "progress", "errors"),
+    ("files", "settings"),
     ("expression", "geometry", "device"),
-    ("io",),
+    ("records", "io"),
     ("project",),
+    ("workspace",),
     ("cache",),
     ("encoders",),
     ("models",),
@@ -36,7 +38,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # What a pure module may import from outside the standard library.
 MAY_IMPORT = {
-    **{name: set() for name in ("__init__", "__main__", "schema", "settings", "progress", "errors")},
+    **{name: set() for name in ("__init__", "__main__", "choices", "progress", "errors")},
+    **{name: {"pydantic"} for name in ("schema", "settings", "files", "records")},
     "expression": {"numpy", "scipy", "skmisc"},
     "evaluation.metrics": {"numpy"},
     "geometry": {"numpy", "scipy", "shapely"},

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made import encoder_description
 
 from ds2c_cli.cache.store import Cache
 from ds2c_cli.embeddings import pipeline
@@ -59,7 +60,11 @@ def test_what_is_cached_is_what_each_tile_gives_alone(project, tmp_path, batch_s
     for sample in project.samples():
         keys, vectors = expected_embeddings(sample, encoder)
         np.testing.assert_allclose(cache.get(keys), vectors, atol=1e-3)  # one unit in float16's last place
-    assert done.encoded == done.tiles == sum(len(tiles_of(sample, {"tile_px": 0})[1]) for sample in project.samples())
+    assert (
+        done.encoded
+        == done.tiles
+        == sum(len(tiles_of(sample, encoder_description(tile_px=0))[1]) for sample in project.samples())
+    )
     assert done.cached == 0
     assert done.rate > 0
 
@@ -80,7 +85,7 @@ def test_two_devices_are_two_processes_that_share_the_work(project, tmp_path):
     assert "on 2 devices" in told[-1][2]
     one = embed(project, COLOUR, tmp_path / "one", device="cpu")
     for sample in project.samples():
-        _, keys = tiles_of(sample, {"tile_px": 0})
+        _, keys = tiles_of(sample, encoder_description(tile_px=0))
         both = [Cache(tmp_path / name, one.fingerprint, one.dimension).get(keys) for name in ("one", "two")]
         assert np.array_equal(*both)
     segments = list((tmp_path / "two").rglob("seg-*.mdb"))
@@ -94,7 +99,7 @@ def test_an_error_in_one_process_is_the_error_of_the_run(project, tmp_path):
     assert specification.fingerprint  # hashed while the file was whole
     weights.write_bytes(b"damaged since")
     cache = Cache(tmp_path / "cache", specification.fingerprint, 224)
-    blocks, _ = plan(project.samples(), cache, {"tile_px": 112})
+    blocks, _ = plan(project.samples(), cache, encoder_description(tile_px=112))
     with pytest.raises(Ds2cError, match="weights of imagenet-lite0") as error:
         pipeline.encode_on_devices(blocks, specification, cache, [torch.device("cpu")] * 2, 0, lambda *_: None)
     assert error.value.exit_code == 4
@@ -130,8 +135,8 @@ def test_a_slide_prepared_twice_is_embedded_once(painted, project, tmp_path):
     )
     prepare(project, sources, Geometry(membership="centroid"), "again", "one", "painted")
     done = embed(project, COLOUR, tmp_path / "cache", device="cpu")
-    once = len(tiles_of(project.sample("one"), {"tile_px": 0})[1]) + len(
-        tiles_of(project.sample("two"), {"tile_px": 0})[1]
+    once = len(tiles_of(project.sample("one"), encoder_description(tile_px=0))[1]) + len(
+        tiles_of(project.sample("two"), encoder_description(tile_px=0))[1]
     )
     assert done.encoded == done.tiles == once
     assert embed(project, COLOUR, tmp_path / "cache", device="cpu").cached == once
@@ -300,7 +305,7 @@ def test_an_asynchronous_encoder_has_a_second_batch_under_way(project, tmp_path,
     monkeypatch.setattr(pipeline, "Encoder", Asynchronous)
     specification = specify("colour")
     cache = Cache(tmp_path / "cache", specification.fingerprint, 21)
-    blocks, tiles = plan([project.sample("one")], cache, {"tile_px": 0})
+    blocks, tiles = plan([project.sample("one")], cache, encoder_description(tile_px=0))
     spent = encode_blocks(blocks, specification, cache, [torch.device("cpu")], 50, lambda *_: None)
     assert spent.tiles == tiles
     assert order[:2] == [("start", 0), ("wait", 0)]  # the tile that tells its width

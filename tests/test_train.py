@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made import encoder_description
 from scipy import sparse
 
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.project import Project, must_run
+from ds2c_cli.records import EncoderUsed
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.train import _labels, _recipe_of, _usable, train_folds
 
@@ -21,8 +23,9 @@ def embedded(tmp_path):
     """A project that was embedded by two encoders, with the default one first."""
     project = Project(tmp_path)
     for name in ("phikon-v2", "colour"):
-        about = {"encoder": name, "precision": "fp32", "dimension": 4}
-        project.record_embedding(Embedding(encoder=name), about, f"print-of-{name}", None, [], 1)
+        about = encoder_description(encoder=name, dimension=4)
+        used = EncoderUsed(settings=Embedding(encoder=name), fingerprint=f"print-of-{name}", description=about)
+        project.record_embedding(used, rate=None, samples=[], shards=1)
     return project
 
 
