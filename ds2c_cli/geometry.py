@@ -84,28 +84,6 @@ def pseudo_spots(width: int, height: int, mpp: float, geometry: Geometry) -> np.
     return np.concatenate(rows) if rows else np.empty((0, 2))
 
 
-def pseudo_cells(thumbnail_tissue: np.ndarray, scale: float, mpp: float, side_um: float) -> np.ndarray:
-    """A regular grid of square pseudo-cells on tissue, for slides without a segmentation: (n,) shapely boxes.
-
-    `thumbnail_tissue` is (h, w) bool at `scale` level-0 pixels a thumbnail pixel.
-    """
-    side = side_um / mpp
-    height, width = np.array(thumbnail_tissue.shape) * scale
-    centres = np.meshgrid(np.arange(side / 2, width, side), np.arange(side / 2, height, side))
-    x, y = np.reshape(centres, (2, -1))
-    x, y = np.stack([x, y])[:, at(thumbnail_tissue, x, y, scale)]
-    return shapely.box(x - side / 2, y - side / 2, x + side / 2, y + side / 2)
-
-
-def at(mask: np.ndarray, x: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
-    """The value of a thumbnail mask (h, w) at level-0 pixels x, y (n,); False outside."""
-    column, row = np.floor(x / scale).astype(np.int64), np.floor(y / scale).astype(np.int64)
-    known = (column >= 0) & (row >= 0) & (column < mask.shape[1]) & (row < mask.shape[0])
-    values = np.zeros(len(column), bool)
-    values[known] = mask[row[known], column[known]]
-    return values
-
-
 def square_tiles(x: np.ndarray, y: np.ndarray, side: np.ndarray | float) -> np.ndarray:
     """Tiles (n, 3): upper left x, y and side, centred on x, y (n,)."""
     side = np.broadcast_to(side, x.shape)
@@ -208,25 +186,6 @@ def array_neighbours(array: np.ndarray) -> np.ndarray:
     around = ((0, -2), (0, 2), (-1, -1), (-1, 1), (1, -1), (1, 1))
     found = [[row_of.get((row + up, column + aside), -1) for up, aside in around] for row, column in array.tolist()]
     return np.array(found, np.int32).reshape(-1, len(around))
-
-
-def jaccard_with_tissue(x: np.ndarray, y: np.ndarray, tissue: np.ndarray, scale: float, bin_px: float) -> float:
-    """How well points (n,) cover the tissue and only the tissue, 0 to 1: |bins of both| / |bins of either|.
-
-    Bins are squares of `bin_px` level-0 pixels; `tissue` is a (h, w) thumbnail mask of `scale` pixels a pixel.
-    """
-    rows, columns = (max(1, int(np.ceil(n * scale / bin_px))) for n in tissue.shape)
-    row, column = np.floor(np.indices(tissue.shape) * scale / bin_px).astype(np.int64)
-    bins = (row * columns + column).ravel()
-    filled = np.bincount(bins, tissue.ravel(), rows * columns)
-    covered = filled / np.maximum(np.bincount(bins, minlength=rows * columns), 1) > 0.3
-    column, row = np.floor(x / bin_px).astype(np.int64), np.floor(y / bin_px).astype(np.int64)
-    known = (row >= 0) & (column >= 0) & (row < rows) & (column < columns)
-    outside = len(np.unique(np.column_stack([row, column])[~known], axis=0))
-    points = np.zeros(rows * columns, bool)
-    points[(row * columns + column)[known]] = True
-    either = (points | covered).sum() + outside
-    return float((points & covered).sum() / either) if either else 0.0
 
 
 def hold_out_blocks(

@@ -10,20 +10,18 @@ from hypothesis import strategies as st
 
 from ds2c_cli.geometry import (
     Lattice,
-    at,
     cell_tiles,
     centroids,
     context_of,
     hold_out_blocks,
-    jaccard_with_tissue,
     lattice_of,
     member_of,
     neighbours_of,
     pixel_boxes,
-    pseudo_cells,
     pseudo_spots,
     square_tiles,
 )
+from ds2c_cli.io.tissue import TissueMask, pseudo_cells
 from ds2c_cli.settings import Geometry
 
 GRID = Geometry(layout="grid", spot_um=40.0, membership="centroid")
@@ -91,16 +89,17 @@ def test_a_slide_smaller_than_a_tile_has_no_pseudo_spot():
 def test_pseudo_cells_cover_the_tissue_and_nothing_else():
     tissue = np.zeros((10, 20), bool)
     tissue[2:6, 4:12] = True  # 16 px a pixel: x from 64 to 192, y from 32 to 96
-    cells = pseudo_cells(tissue, 16.0, 0.5, 8.0)
+    cells = pseudo_cells(TissueMask(tissue, 16.0), mpp=0.5, side_um=8.0)
     assert len(cells) == 8 * 4
     assert shapely.union_all(cells).equals(shapely.box(64, 32, 192, 96))
     assert np.allclose(shapely.area(cells), 16.0**2)
-    assert len(pseudo_cells(np.zeros((10, 20), bool), 16.0, 0.5, 8.0)) == 0
+    assert len(pseudo_cells(TissueMask(np.zeros((10, 20), bool), 16.0), mpp=0.5, side_um=8.0)) == 0
 
 
 def test_a_mask_is_false_outside_its_thumbnail():
     mask = np.array([[True, False], [False, True]])
-    assert at(mask, np.array([0, 9.9, 10, 19.9, -0.1, 20]), np.array([0, 9.9, 9, 19.9, 5, 15]), 10.0).tolist() == [
+    x, y = np.array([0, 9.9, 10, 19.9, -0.1, 20]), np.array([0, 9.9, 9, 19.9, 5, 15])
+    assert TissueMask(mask, 10.0).at(x, y).tolist() == [
         True, True, False, True, False, False,
     ]  # fmt: skip
 
@@ -293,28 +292,29 @@ def test_a_lone_spot_has_no_neighbours():
 
 def test_the_right_reading_of_coordinates_fits_the_tissue_best():
     mpp, scale = 0.5, 8.0
-    tissue = np.zeros((200, 300), bool)  # a slide of 2400 x 1600 px
-    tissue[110:190, 20:120] = True
+    mask = np.zeros((200, 300), bool)  # a slide of 2400 x 1600 px
+    mask[110:190, 20:120] = True
+    tissue = TissueMask(mask, scale)
     generator = np.random.default_rng(0)
     x, y = generator.uniform(160, 960, 4000), generator.uniform(880, 1520, 4000)
     fit = {
-        "as given": jaccard_with_tissue(x, y, tissue, scale, 80.0),
-        "swapped": jaccard_with_tissue(y, x, tissue, scale, 80.0),
-        "microns": jaccard_with_tissue(x * mpp, y * mpp, tissue, scale, 80.0),
-        "microns, swapped": jaccard_with_tissue(y * mpp, x * mpp, tissue, scale, 80.0),
+        "as given": tissue.jaccard(x, y, bin_px=80.0),
+        "swapped": tissue.jaccard(y, x, bin_px=80.0),
+        "microns": tissue.jaccard(x * mpp, y * mpp, bin_px=80.0),
+        "microns, swapped": tissue.jaccard(y * mpp, x * mpp, bin_px=80.0),
     }
     assert fit["as given"] == 1
     assert max(value for name, value in fit.items() if name != "as given") < 0.3
 
 
 def test_the_fit_is_the_share_of_squares_in_both():
-    tissue = np.array([[1, 1, 0, 0]], bool)  # squares of one thumbnail pixel, 10 px wide
-    y = np.full(3, 5.0)
-    assert jaccard_with_tissue(np.array([5.0, 15, 16]), y, tissue, 10.0, 10.0) == 1
-    assert jaccard_with_tissue(np.array([15.0, 25, 16]), y, tissue, 10.0, 10.0) == pytest.approx(1 / 3)
-    assert jaccard_with_tissue(np.array([15.0, 95, -5]), y, tissue, 10.0, 10.0) == pytest.approx(1 / 4)
-    assert jaccard_with_tissue(np.empty(0), np.empty(0), tissue, 10.0, 10.0) == 0
-    assert jaccard_with_tissue(np.empty(0), np.empty(0), ~tissue & tissue, 10.0, 10.0) == 0
+    mask = np.array([[1, 1, 0, 0]], bool)  # squares of one thumbnail pixel, 10 px wide
+    tissue, y = TissueMask(mask, 10.0), np.full(3, 5.0)
+    assert tissue.jaccard(np.array([5.0, 15, 16]), y, bin_px=10.0) == 1
+    assert tissue.jaccard(np.array([15.0, 25, 16]), y, bin_px=10.0) == pytest.approx(1 / 3)
+    assert tissue.jaccard(np.array([15.0, 95, -5]), y, bin_px=10.0) == pytest.approx(1 / 4)
+    assert tissue.jaccard(np.empty(0), np.empty(0), bin_px=10.0) == 0
+    assert TissueMask(~mask & mask, 10.0).jaccard(np.empty(0), np.empty(0), bin_px=10.0) == 0
 
 
 # Spots to stop early on

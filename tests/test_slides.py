@@ -18,7 +18,8 @@ from PIL import Image
 
 from ds2c_cli.errors import InputError
 from ds2c_cli.io import slides as slides_module
-from ds2c_cli.io.slides import FlatImage, Slide, TiledTiff, blocks_of, crop_block, glass_colour, open_slide, tissue_mask
+from ds2c_cli.io.slides import FlatImage, Slide, TiledTiff, blocks_of, crop_block, open_slide
+from ds2c_cli.io.tissue import glass_colour, tissue_mask
 
 WSI = Path(__file__).parents[2] / "shared" / "data" / "wsi"
 GLASS = (238, 234, 240)

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 import imagecodecs
 import numpy as np
 import tifffile
-from scipy.ndimage import gaussian_filter
 
 from ..errors import InputError
+from .tissue import glass_colour
 
 PLAUSIBLE_MPP = (0.05, 5.0)  # a tag outside is a print resolution (72 dpi is 353 um), not a pixel size
 BLOCK = 2048  # pixels a side; FACTS 1: decoding blocks and slicing is 60 times faster than a read a cell
@@ -270,36 +270,6 @@ def crop_block(slide: Slide, boxes: np.ndarray) -> list[np.ndarray]:
     right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
     region = slide.read(left, top, right - left, bottom - top, boxes=boxes)
     return [region[y - top : y - top + side, x - left : x - left + side] for x, y, side in boxes.tolist()]
-
-
-def tissue_mask(thumbnail: np.ndarray) -> np.ndarray:
-    """Where a (h, w, 3) uint8 thumbnail shows tissue: (h, w) bool.
-
-    Tissue differs from the glass in at least one channel: the largest difference, smoothed over a few pixels so that
-    tissue is one piece, is above Otsu's threshold, kept between 15 and 40 grey levels for slides that are all or no
-    tissue.
-    """
-    difference = np.abs(thumbnail.astype(np.int16) - glass_colour(thumbnail)).max(-1)
-    smooth = gaussian_filter(difference.astype(np.float32), 2)
-    return smooth > min(max(_otsu(smooth.astype(np.uint8)), 15), 40)
-
-
-def glass_colour(thumbnail: np.ndarray) -> np.ndarray:
-    """The (3,) uint8 colour of glass in a thumbnail: the median of its brightest tenth, white where all is stained."""
-    pixels = thumbnail.reshape(-1, 3)
-    darkest = pixels.min(1)
-    glass = pixels[darkest >= max(200, int(np.percentile(darkest, 90)))]
-    return np.median(glass, 0).astype(np.uint8) if len(glass) else np.full(3, 255, np.uint8)
-
-
-def _otsu(values: np.ndarray) -> int:
-    """Otsu's threshold of integer grey levels 0..255."""
-    histogram = np.bincount(values.ravel(), minlength=256).astype(float)
-    weight = histogram.cumsum()
-    mean = (histogram * np.arange(256)).cumsum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = (mean[-1] * weight / weight[-1] - mean) ** 2 / (weight * (weight[-1] - weight))
-    return int(np.nanargmax(np.where(np.isfinite(between), between, -1)))
 
 
 def _open_tiff(path: Path) -> Slide:

@@ -7,8 +7,9 @@ import pandas as pd
 import shapely
 
 from ..errors import InputError
-from ..geometry import Lattice, jaccard_with_tissue
+from ..geometry import Lattice
 from ..io.slides import Slide
+from ..io.tissue import TissueMask
 from ..settings import Geometry
 
 TYPICAL_CELL_UM = (4.0, 40.0)  # equivalent diameter of a segmented nucleus or cell, beyond which mpp is doubted
@@ -51,25 +52,23 @@ def check_coordinates(
     points: np.ndarray,
     source: str,
     slide: Slide,
-    tissue: np.ndarray,
-    scale: float,
+    tissue: TissueMask,
     mpp: float,
 ) -> None:
     """Raise InputError unless points (n, 2) lie on the slide and no other reading of them fits the tissue far better.
 
-    The other readings are the usual mistakes: x and y swapped, microns given as pixels, both. `tissue` is the (h, w)
-    mask of a thumbnail of `scale` level-0 pixels a pixel.
+    The other readings are the usual mistakes: x and y swapped, microns given as pixels, both.
     """
     x, y = points.T
     outside = (x < 0) | (y < 0) | (x > slide.width) | (y > slide.height)
-    bin_px = max(CHECK_BIN_UM / mpp, scale)
+    bin_px = max(CHECK_BIN_UM / mpp, tissue.scale)
     readings = {
         "as given": (x, y),
         "with x and y swapped": (y, x),
         "as microns, not pixels": (x / mpp, y / mpp),
         "as microns with x and y swapped": (y / mpp, x / mpp),
     }
-    fit = {name: jaccard_with_tissue(a, b, tissue, scale, bin_px) for name, (a, b) in readings.items()}
+    fit = {name: tissue.jaccard(a, b, bin_px=bin_px) for name, (a, b) in readings.items()}
     best = max(fit, key=lambda name: fit[name])
     wrong = fit[best] > fit["as given"] + CHECK_GAIN
     if not outside.any() and not wrong:

@@ -11,6 +11,7 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.figure import Figure
 
 from ..io.slides import Slide
+from ..io.tissue import TissueMask
 from ..settings import Geometry
 
 CELL_COLOUR, SPOT_COLOUR, TISSUE_COLOUR = "#00a651", "#0057b8", "#d98c00"
@@ -20,8 +21,7 @@ ZOOM_UM = 250.0
 def draw_overlay(
     path: Path,
     slide: Slide,
-    tissue: np.ndarray,
-    scale: float,
+    tissue: TissueMask,
     mpp: float,
     outline: np.ndarray,
     spots: np.ndarray,
@@ -29,8 +29,7 @@ def draw_overlay(
 ) -> None:
     """Write a PNG: the slide with cells as dots, spots as discs and the tissue's edge, and one place enlarged.
 
-    `tissue` is the (h, w) mask of a thumbnail of `scale` level-0 pixels a pixel; `outline` (cells,) and `spots`
-    (n, 2) are in level-0 pixels.
+    `outline` (cells,) and `spots` (n, 2) are in level-0 pixels.
     """
     points = shapely.get_coordinates(shapely.centroid(outline))
     wide = slide.width > slide.height
@@ -40,10 +39,8 @@ def draw_overlay(
     whole, near = figure.subplots(2, 1, height_ratios=ratios) if wide else figure.subplots(1, 2, width_ratios=ratios)
     thumbnail, factor = slide.thumbnail(1600)
     whole.imshow(thumbnail, extent=(0, thumbnail.shape[1] * factor, thumbnail.shape[0] * factor, 0))
-    whole.contour(
-        np.arange(tissue.shape[1]) * scale, np.arange(tissue.shape[0]) * scale, tissue, [0.5], colors=TISSUE_COLOUR,
-        linewidths=0.7,
-    )  # fmt: skip
+    rows, columns = (np.arange(n) for n in tissue.mask.shape)
+    whole.contour(columns * tissue.scale, rows * tissue.scale, tissue.mask, [0.5], colors=TISSUE_COLOUR, linewidths=0.7)
     shown = np.random.default_rng(0).permutation(len(points))[:20_000]
     whole.scatter(*points[shown].T, s=0.6, c=CELL_COLOUR, linewidths=0)
     _discs(whole, spots, geometry.spot_um / mpp, 0.4)

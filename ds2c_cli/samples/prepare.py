@@ -21,7 +21,8 @@ from ..geometry import Lattice, cell_tiles, centroids, context_of, member_of, ne
 from ..io.cells import Cells
 from ..io.counts import Counts
 from ..io.outlines import write_outlines
-from ..io.slides import Slide, open_slide, tissue_mask
+from ..io.slides import Slide, open_slide
+from ..io.tissue import TissueMask, tissue_mask
 from ..io.transcripts import count_in_spots
 from ..progress import Progress, silent
 from ..project import Project, must_run
@@ -73,9 +74,9 @@ def prepare(
 
     progress("prepare", 0, 4, "slide")
     thumbnail, scale = slide.thumbnail(2048)
-    tissue = tissue_mask(thumbnail)
+    tissue = TissueMask(tissue_mask(thumbnail), scale)
     progress("prepare", 1, 4, "cells")
-    found = gather(sources, slide, tissue, scale)
+    found = gather(sources, slide, tissue)
     mpp, cells, cell_counts, spot_counts, table = (
         found.mpp,
         found.cells,
@@ -91,7 +92,7 @@ def prepare(
         geometry = geometry.changed(layout=lattice.layout)
         done.warnings += doubt_pitch(lattice, mpp, geometry)
         if not sources.trust_coordinates:
-            check_coordinates("spot", table.spot_id, spots, found.spots_from, slide, tissue, scale, mpp)
+            check_coordinates("spot", table.spot_id, spots, found.spots_from, slide, tissue, mpp)
     else:
         spots = pseudo_spots(slide.width, slide.height, mpp, geometry)
         pitch_um = geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um
@@ -100,7 +101,7 @@ def prepare(
     if not found.cells_from.startswith(GRID):
         done.warnings += doubt_cell_size(cells.outline, mpp)
         if not sources.trust_coordinates:
-            check_coordinates("cell", cells.cell_id, points, found.cells_from, slide, tissue, scale, mpp)
+            check_coordinates("cell", cells.cell_id, points, found.cells_from, slide, tissue, mpp)
 
     progress("prepare", 2, 4, "membership")
     spots, member, context = _membership(cells.outline, points, spots, mpp, geometry, measured=table is not None)
@@ -150,7 +151,7 @@ def prepare(
     with replacing(folder / schema.NEIGHBOURS_FILE) as part, part.open("wb") as file_object:
         np.save(file_object, neighbours, allow_pickle=False)
     with replacing(folder / schema.OVERLAY_FILE) as part:
-        draw_overlay(part, slide, tissue, scale, mpp, cells.outline, spots, geometry)
+        draw_overlay(part, slide, tissue, mpp, cells.outline, spots, geometry)
     record = SampleRecord(
         version=schema.SAMPLE_VERSION,
         ds2c=__version__,

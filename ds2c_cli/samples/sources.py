@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, UsageError
-from ..geometry import Lattice, array_neighbours, lattice_of, neighbours_of, pseudo_cells
+from ..geometry import Lattice, array_neighbours, lattice_of, neighbours_of
 from ..io.cells import Cells, read_cells
 from ..io.counts import Counts, read_counts
 from ..io.hest import Hest, believed_mpp, open_hest, read_hest_spots
 from ..io.slides import Slide
 from ..io.spots import SpotTable, read_spots
+from ..io.tissue import TissueMask, pseudo_cells
 from ..io.transcripts import MICRONS, PIXELS, Transcripts, count_in_cells, read_transcripts
 from ..io.visium import check_full_resolution, read_visium, visium_files
 from ..io.xenium import Boundaries, Xenium, open_xenium, read_boundaries, way_to_slide
@@ -132,19 +133,19 @@ def source_files(sources: Sources, transcripts: bool) -> dict[str, Path]:
     return {kind: path for kind, path in files.items() if path is not None}
 
 
-def gather(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float) -> Material:
-    """Read what a sample is made from. `tissue` is the (h, w) mask of a thumbnail of `scale` level-0 pixels a pixel.
+def gather(sources: Sources, slide: Slide, tissue: TissueMask) -> Material:
+    """Read what a sample is made from.
 
     Raises InputError for anything missing, malformed or contradictory in the files.
     """
     if sources.xenium is not None:
         return _from_xenium(sources, slide)
     if sources.hest is not None:
-        return _from_hest(sources, slide, tissue, scale)
+        return _from_hest(sources, slide, tissue)
     if sources.visium is not None:
-        return _from_visium(sources, slide, tissue, scale)
+        return _from_visium(sources, slide, tissue)
     mpp = _pixel_size(sources, slide, sources.mpp, slide.mpp)
-    cells = _cells(sources.cells, slide, tissue, scale, mpp)
+    cells = _cells(sources.cells, slide, tissue, mpp)
     notes = doubt_pixel_size(mpp, slide.mpp) + _noted(sources.cells, cells.note)
     if sources.counts is None:
         return Material(mpp, cells, sources.cells, notes=notes)
@@ -159,12 +160,12 @@ def gather(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float) -> 
     return _measured(mpp, cells, sources.cells, spots, str(sources.spots), counts, None, notes)
 
 
-def _from_visium(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float) -> Material:
+def _from_visium(sources: Sources, slide: Slide, tissue: TissueMask) -> Material:
     assert sources.visium is not None
     visium = read_visium(sources.visium, sources.raw)
     check_full_resolution(visium, slide.width, slide.height, sources.slide)
     mpp = _pixel_size(sources, slide, sources.mpp, visium.mpp)
-    cells = _cells(sources.cells, slide, tissue, scale, mpp)
+    cells = _cells(sources.cells, slide, tissue, mpp)
     notes = doubt_pixel_size(mpp, slide.mpp) + _noted(sources.cells, cells.note)
     notes += _noted(sources.visium, visium.counts.note)
     where = str(sources.visium)
@@ -191,7 +192,7 @@ def _from_xenium(sources: Sources, slide: Slide) -> Material:
     return Material(mpp, cells, str(run.boundaries), counts, transcripts=transcripts, notes=notes)
 
 
-def _from_hest(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float) -> Material:
+def _from_hest(sources: Sources, slide: Slide, tissue: TissueMask) -> Material:
     assert sources.hest is not None
     hest = open_hest(sources.hest, sources.hest_id)
     spots, spot_counts, array = read_hest_spots(hest)
@@ -200,7 +201,7 @@ def _from_hest(sources: Sources, slide: Slide, tissue: np.ndarray, scale: float)
     mpp = sources.mpp or believed
     notes = doubt_pixel_size(mpp, slide.mpp) + ([note] if note else [])
     chosen = _hest_cells(hest, sources)
-    cells = _cells(str(chosen or sources.cells), slide, tissue, scale, mpp)
+    cells = _cells(str(chosen or sources.cells), slide, tissue, mpp)
     where = str(chosen or sources.cells)
     notes += _noted(where, cells.note)
     if hest.transcripts is not None and chosen is not None and "xenium" in chosen.name:
@@ -269,7 +270,7 @@ def _noted(source: object, note: str) -> list[str]:
     return [f"{source}: {note}"] if note else []
 
 
-def _cells(source: str, slide: Slide, tissue: np.ndarray, scale: float, mpp: float) -> Cells:
+def _cells(source: str, slide: Slide, tissue: TissueMask, mpp: float) -> Cells:
     if source.startswith(GRID):
         try:
             side_um = float(source.removeprefix(GRID))
@@ -277,7 +278,7 @@ def _cells(source: str, slide: Slide, tissue: np.ndarray, scale: float, mpp: flo
             side_um = 0.0
         if not side_um > 0:
             raise UsageError(f"--cells {source} does not name a side in microns", "Write --cells grid:20.")
-        outline = pseudo_cells(tissue, scale, mpp, side_um)
+        outline = pseudo_cells(tissue, mpp=mpp, side_um=side_um)
         if not len(outline):
             raise InputError(f"no tissue was found on {slide.path}", "Give the cells with --cells FILE.")
         return Cells(np.array([f"grid_{i:07d}" for i in range(len(outline))], object), outline)
