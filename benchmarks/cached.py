@@ -22,6 +22,7 @@ from ds2c_cli.embeddings.embed import embed, plan, tiles_of
 from ds2c_cli.encoders.specification import Specification, specify
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Embedding
+from ds2c_cli.workspace import Workspace
 
 COLD, WARM = "files not in the page cache", "once more"
 
@@ -84,7 +85,7 @@ def fill(project: Project, specification: Specification, root: Path, segments: i
 
 def check_all(project: Project, encoder: str, root: Path, tiles: int) -> None:
     """`ds2c embed` as the command line calls it."""
-    done = embed(Project(project.root), Embedding(encoder=encoder), root, device="cpu")
+    done = embed(Workspace(Project(project.root), cache=root, device="cpu"), Embedding(encoder=encoder))
     if (done.tiles, done.cached) != (tiles, tiles):
         raise SystemExit(f"{done.cached:,} of {done.tiles:,} tiles were found, not {tiles:,}")
 

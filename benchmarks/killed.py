@@ -95,7 +95,14 @@ def slides(home: Path, size: int) -> Project:
         source = home / "slides" / str(number)
         paint_sample(source, number, size)
         sources = Sources(source / "slide.tif", str(source / "cells.parquet"))
-        prepare(project, sources, Geometry(membership="centroid"), f"w{number}", f"w{number}", "killed")
+        prepare(
+            project,
+            sources,
+            geometry=Geometry(membership="centroid"),
+            sample=f"w{number}",
+            donor=f"w{number}",
+            cohort="killed",
+        )
     return project
 
 

@@ -26,6 +26,7 @@ from ds2c_cli.io.cells import read_cells
 from ds2c_cli.project import Project
 from ds2c_cli.records import CheckpointInfo, EncoderDescription, EncoderUsed, SampleRecord
 from ds2c_cli.settings import Embedding, Geometry, Training
+from ds2c_cli.workspace import Workspace
 
 VERTICES = 24
 PITCH = 30  # pixels from cell to cell
@@ -211,7 +212,7 @@ def predict_all(path: Path) -> None:
 
     os.environ["TMPDIR"] = str(path)
     project = Project(path)
-    predict(project, project.checkpoint("made-up"), path / "cache")
+    predict(Workspace(project, cache=path / "cache"), project.checkpoint("made-up"))
 
 
 MADE: dict[str, Callable[[Path, argparse.Namespace], None]] = {

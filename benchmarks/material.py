@@ -47,7 +47,7 @@ def prepared(slide: Path, cells: str, mpp: float | None) -> Iterator[Project]:
     """A temporary project whose one sample is the slide with its cells, on ds2c's default grid of spots."""
     with TemporaryDirectory(prefix="ds2c-benchmark-") as folder:
         project = Project(Path(folder))
-        prepare(project, Sources(slide.resolve(), cells, mpp=mpp, trust_coordinates=True), Geometry())
+        prepare(project, Sources(slide.resolve(), cells, mpp=mpp, trust_coordinates=True), geometry=Geometry())
         yield project
 
 

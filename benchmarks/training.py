@@ -50,7 +50,7 @@ def main() -> None:
         project = Project(Path(folder) / "project")
         geometry = Geometry(membership="centroid", spot_um=options.spot_um)
         sources = Sources(options.slide.resolve(), options.cells, mpp=options.mpp, trust_coordinates=True)
-        prepare(project, sources, geometry)
+        prepare(project, sources, geometry=geometry)
         (sample,) = project.samples()
         material = made_up(sample, options.dimension, options.genes, options.spots, Path(folder))
         rounds = []

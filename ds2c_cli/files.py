@@ -105,6 +105,8 @@ def parse_record(kind: type[Kind], text: str | bytes, *, where: str, hint: str) 
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            raise InputError(f"{where} is damaged ({first['msg'].lower()})", hint) from error
         place = ".".join(str(part) for part in first["loc"])
         raise InputError(f"{where}{f', {place}' if place else ''}: {first['msg'].lower()}", hint) from error
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from ds2c_cli import schema
 from ds2c_cli.choices import Pooling
+from ds2c_cli.geometry import Lattice
 from ds2c_cli.records import (
     CheckpointInfo,
     CheckpointUsed,
     EncoderDescription,
     EncoderUsed,
     PredictionInfo,
+    SampleRecord,
     SampleUsed,
 )
 from ds2c_cli.settings import Embedding, Geometry, Training
@@ -25,6 +27,16 @@ def encoder_description(**changes: Any) -> EncoderDescription:
         "precision": "fp32", "weights": "",
     }  # fmt: skip
     return EncoderDescription(**{**plain, **changes})
+
+
+def sample_record(**changes: Any) -> SampleRecord:
+    """What a prepared sample is."""
+    plain = {
+        "version": schema.SAMPLE_VERSION, "ds2c": "0", "recipe": "r", "slide": "slide.tif", "slide_fingerprint": "s",
+        "width": 1, "height": 1, "mpp": 0.5, "donor": "d", "cohort": "c", "measured": False, "geometry": Geometry(),
+        "lattice": Lattice("grid", 100.0), "sources": {}, "warnings": [],
+    }  # fmt: skip
+    return SampleRecord(**{**plain, **changes})
 
 
 def encoder_used(**changes: Any) -> EncoderUsed:

@@ -431,7 +431,7 @@ def test_a_report_refuses_to_mix_geometries(ran, ds2c, painted, home, write):
     ).code == 0  # fmt: skip
     with pytest.raises(InputError, match="different geometries"):
         benchmark.check_one_geometry(Project(home / "project").samples(["one", "three"]))
-    laid = [SimpleNamespace(name=layout, measured=True, geometry=Geometry(layout)) for layout in ("grid", "hex")]
+    laid = [SimpleNamespace(name=layout, measured=True, geometry=Geometry(layout=layout)) for layout in ("grid", "hex")]
     with pytest.raises(InputError, match="different geometries"):  # also of measured spots: no network learns from both
         benchmark.check_one_geometry(laid)
 

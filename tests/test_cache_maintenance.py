@@ -22,6 +22,7 @@ from ds2c_cli.cache.store import Cache
 from ds2c_cli.cache.transfer import export_slide, import_slide
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.settings import Embedding, Geometry
+from ds2c_cli.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("scratch")
 
@@ -475,8 +476,8 @@ def project(painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     home = Project(tmp_path / "project")
     for name in ("one", "two"):
         sources = Sources(painted / name / "slide.tif", str(painted / name / "cells.parquet"))
-        prepare(home, sources, Geometry(membership="centroid"), name, name, "test")
-        embed(home, Embedding(encoder="colour"), tmp_path / "cache", [name], device="cpu")
+        prepare(home, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="test")
+        embed(Workspace(home, cache=tmp_path / "cache", device="cpu"), Embedding(encoder="colour"), samples=[name])
     monkeypatch.setenv("DS2C_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DS2C_PROJECT", str(home.root))
     return home.root

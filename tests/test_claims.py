@@ -22,6 +22,7 @@ from ds2c_cli.project import Project
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry
+from ds2c_cli.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("scratch")
 COLOUR = Embedding(encoder="colour")
@@ -32,7 +33,7 @@ def project(painted: Path, tmp_path: Path) -> Project:
     home = Project(tmp_path / "project")
     for name in ("one", "two"):
         sources = Sources(painted / name / "slide.tif", str(painted / name / "cells.parquet"))
-        prepare(home, sources, Geometry(membership="centroid"), name, name, "test")
+        prepare(home, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="test")
     return home
 
 
@@ -47,7 +48,7 @@ def blocks_claimed(cache: Path) -> list[Path]:
 
 
 def run(project: Project, cache: Path, *samples: str) -> Embedded:
-    return embed(project, COLOUR, cache, samples, device="cpu")
+    return embed(Workspace(project, cache=cache, device="cpu"), COLOUR, samples=samples)
 
 
 # Claims
@@ -192,7 +193,7 @@ def test_what_others_publish_meanwhile_is_not_encoded_again(
 
     monkeypatch.setattr(pipeline, "_readers", lambda device: 0)
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Lazily)
-    done = embed(project, COLOUR, cache, ["one", "two"], device="cpu", progress=meanwhile)
+    done = embed(Workspace(project, cache=cache, device="cpu", progress=meanwhile), COLOUR, samples=["one", "two"])
     assert other[0].encoded > 0
     assert done.encoded + other[0].encoded == done.tiles
     assert done.cached == other[0].encoded
@@ -219,7 +220,7 @@ def test_one_that_is_asked_publishes_at_once(project: Project, tmp_path: Path, m
             seen.append(sum(1 for _ in folder.glob("seg-*.mdb")))
             Claims(folder).ask()
 
-    embed(project, COLOUR, cache, device="cpu", progress=ask)
+    embed(Workspace(project, cache=cache, device="cpu", progress=ask), COLOUR)
     assert seen[0] == 0
     assert seen[-1] > 0
 

@@ -26,6 +26,7 @@ from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.training.dataset import Bags, load_bags
+from ds2c_cli.workspace import Workspace
 
 D, G = 5, 7
 
@@ -165,8 +166,8 @@ def samples(painted, tmp_path_factory):
     for name in ("one", "two"):
         folder = painted / name
         sources = Sources(folder / "slide.tif", str(folder / "cells.parquet"), folder / "cell_counts.h5ad")
-        prepare(project, sources, Geometry(membership="centroid"), name, name, "painted")
-    done = embed(project, Embedding(encoder="colour"), home / "cache", device="cpu")
+        prepare(project, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="painted")
+    done = embed(Workspace(project, cache=home / "cache", device="cpu"), Embedding(encoder="colour"))
     return project.samples(), Cache(home / "cache", done.fingerprint, done.dimension)
 
 

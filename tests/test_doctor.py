@@ -16,11 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from made import sample_record
 
 from ds2c_cli import doctor, schema
 from ds2c_cli.doctor import Asked, examine
 from ds2c_cli.doctor.answers import GIB
 from ds2c_cli.encoders import RECIPES
+from ds2c_cli.files import write_record
 
 GATED = [recipe for recipe in RECIPES.values() if recipe.access == "gated"]
 HIDDEN = ("OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "DS2C_ENCODER", "DS2C_WEIGHTS", "HF_TOKEN")
@@ -395,8 +397,7 @@ def test_scratch_is_that_of_the_job(monkeypatch, only, tmp_path):
 def sample(name: str, **record: object) -> Path:
     """A prepared sample, as far as the doctor looks at it; its file."""
     path = Path(os.environ["DS2C_PROJECT"]) / "samples" / name / schema.SAMPLE_FILE
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"version": schema.SAMPLE_VERSION, "donor": "d", "slide": str(path), **record}))
+    write_record(path, sample_record(**{"slide": str(path), **record}))
     return path
 
 

@@ -713,7 +713,7 @@ def test_the_fingerprint_tells_precisions_apart(lite0_encoder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"pooling": "mean"},
+        {"pooling": "cls"},
         {"architecture": "tf_efficientnet_lite1"},
         {"arguments": {"drop_rate": 0.1}},
         *(

@@ -41,6 +41,7 @@ from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.train import train
+from ds2c_cli.workspace import Workspace
 
 matplotlib.use("Agg")
 QUPATH_ID = "8c1d7a52-4f0e-4c62-9f52-0b1f4b6f3d11"
@@ -64,15 +65,21 @@ def home(tmp_path_factory) -> Path:
         source / "dots.csv", index=False
     )
     counted = Sources(source / "slide.tif", str(source / "cells.parquet"), source / "cell_counts.h5ad")
-    prepare(project, counted, GEOMETRY, "one")
+    prepare(project, counted, geometry=GEOMETRY, sample="one")
     for name, file in (("odd", "odd.parquet"), ("dots", "dots.csv")):
-        prepare(project, Sources(source / "slide.tif", str(source / file)), GEOMETRY, name)
-    embed(project, Embedding(encoder="colour"), home / "cache")
+        prepare(project, Sources(source / "slide.tif", str(source / file)), geometry=GEOMETRY, sample=name)
+    embed(Workspace(project, cache=home / "cache"), Embedding(encoder="colour"))
     checkpoint = project.checkpoint("additive")
     settings = Training(epochs=3, hidden=16)
-    train(project, settings, project.embedding(Embedding(encoder="colour")), home / "cache", checkpoint, ["one"])
-    predict(project, checkpoint, home / "cache")
-    predict(project, checkpoint, home / "cache", ["one"], "deconvolve")
+    train(
+        Workspace(project, cache=home / "cache"),
+        settings,
+        encoder=project.embedding(Embedding(encoder="colour")),
+        path=checkpoint,
+        train_samples=["one"],
+    )
+    predict(Workspace(project, cache=home / "cache"), checkpoint)
+    predict(Workspace(project, cache=home / "cache"), checkpoint, samples=["one"], mode="deconvolve")
     return home
 
 
@@ -103,7 +110,7 @@ def write(project, tmp_path):
 
     def run(source: str, to: str, name: str = "", **options) -> Path:
         path = tmp_path / (name or f"out{FORMATS[to].suffixes[0]}")
-        (done,) = export(project, [source], to, output=path, **options)
+        (done,) = export(project, [source], to=to, output=path, **options)
         assert done.path == path
         return path
 
@@ -423,8 +430,8 @@ def test_exported_cells_are_read_as_cells(write, project, to, sample):
 def test_a_round_trip_of_a_round_trip_changes_nothing(write, project, tmp_path):
     first = write("additive/odd", "geojson", "first.geojson", genes=["AGR2"])
     again = Project(tmp_path / "again")
-    prepare(again, Sources(project.sample("odd").slide, str(first)), GEOMETRY, "odd")
-    export(again, ["odd"], "geojson", output=tmp_path / "second.geojson")
+    prepare(again, Sources(project.sample("odd").slide, str(first)), geometry=GEOMETRY, sample="odd")
+    export(again, ["odd"], to="geojson", output=tmp_path / "second.geojson")
     once, twice = read_cells(first), read_cells(tmp_path / "second.geojson")
     assert once.cell_id.tolist() == twice.cell_id.tolist()
     assert shapely.equals_exact(once.outline, twice.outline).all()
@@ -516,14 +523,14 @@ def test_a_sample_without_counts_has_nothing_to_list(write, to):
 def test_an_equal_export_is_left_alone_and_a_different_one_needs_force(write, project, tmp_path, to):
     path = write("additive/one", to, genes=GENES[:2])
     before = {file: file.stat().st_mtime_ns for file in [path, *path.rglob("*")]}
-    (again,) = export(project, ["additive/one"], to, GENES[:2], output=path)
+    (again,) = export(project, ["additive/one"], to=to, genes=GENES[:2], output=path)
     assert again.unchanged
     assert before == {file: file.stat().st_mtime_ns for file in [path, *path.rglob("*")]}
     with pytest.raises(UsageError, match="is there already, made from other inputs or settings") as error:
-        export(project, ["additive/one"], to, GENES, output=path)
+        export(project, ["additive/one"], to=to, genes=GENES, output=path)
     assert "--force" in error.value.hint
     assert before == {file: file.stat().st_mtime_ns for file in [path, *path.rglob("*")]}
-    (forced,) = export(project, ["additive/one"], to, GENES, output=path, force=True)
+    (forced,) = export(project, ["additive/one"], to=to, genes=GENES, output=path, force=True)
     assert (forced.unchanged, forced.genes) == (False, 3)
     assert not list(tmp_path.glob(".*"))
 
@@ -534,11 +541,11 @@ def test_a_changed_prediction_is_another_export(project, tmp_path):
     table.obs["kind"] = pd.Categorical(["a"] * table.n_obs)
     table.write_h5ad(tmp_path / "mine.h5ad")
     out = tmp_path / "cells.geojson"
-    export(project, [str(tmp_path / "mine.h5ad")], "geojson", ["AGR2"], "kind", output=out)
+    export(project, [str(tmp_path / "mine.h5ad")], to="geojson", genes=["AGR2"], class_by="kind", output=out)
     table.obs["kind"] = pd.Categorical(["b"] * table.n_obs)
     table.write_h5ad(tmp_path / "mine.h5ad")
     with pytest.raises(UsageError, match="made from other"):
-        export(project, [str(tmp_path / "mine.h5ad")], "geojson", ["AGR2"], "kind", output=out)
+        export(project, [str(tmp_path / "mine.h5ad")], to="geojson", genes=["AGR2"], class_by="kind", output=out)
 
 
 def test_other_outlines_are_another_export(home, project, tmp_path):
@@ -547,16 +554,20 @@ def test_other_outlines_are_another_export(home, project, tmp_path):
     shutil.copytree(project.root, again.root)
     out = {to: tmp_path / f"cells{FORMATS[to].suffixes[0]}" for to in ("geojson", "parquet")}
     for to, path in out.items():
-        export(again, ["additive/dots"], to, ["AGR2"], output=path)
+        export(again, ["additive/dots"], to=to, genes=["AGR2"], output=path)
     sample = again.sample("dots")
     moved = pd.DataFrame({"cell_id": sample.cells["cell_id"], "x_pixel": sample.cells["x"] + 1, "y_pixel": 500.0})
     moved.to_csv(tmp_path / "moved.csv", index=False)
     prepare(
-        again, Sources(sample.slide, str(tmp_path / "moved.csv"), trust_coordinates=True), GEOMETRY, "dots", force=True
+        again,
+        Sources(sample.slide, str(tmp_path / "moved.csv"), trust_coordinates=True),
+        geometry=GEOMETRY,
+        sample="dots",
+        force=True,
     )
-    assert export(again, ["additive/dots"], "parquet", ["AGR2"], output=out["parquet"])[0].unchanged
+    assert export(again, ["additive/dots"], to="parquet", genes=["AGR2"], output=out["parquet"])[0].unchanged
     with pytest.raises(UsageError, match="made from other"):
-        export(again, ["additive/dots"], "geojson", ["AGR2"], output=out["geojson"])
+        export(again, ["additive/dots"], to="geojson", genes=["AGR2"], output=out["geojson"])
 
 
 def test_a_csv_that_was_edited_is_not_taken_for_ours(write, project):
@@ -565,8 +576,8 @@ def test_a_csv_that_was_edited_is_not_taken_for_ours(write, project):
     for other in (text + "x\n", text.replace("AGR2", "AGR3", 1), text[:-5], ""):
         path.write_text(other)
         with pytest.raises(UsageError, match="is there already"):
-            export(project, ["additive/one"], "csv", ["AGR2"], output=path)
-    assert not export(project, ["additive/one"], "csv", ["AGR2"], output=path, force=True)[0].unchanged
+            export(project, ["additive/one"], to="csv", genes=["AGR2"], output=path)
+    assert not export(project, ["additive/one"], to="csv", genes=["AGR2"], output=path, force=True)[0].unchanged
     assert path.read_text() == text
 
 
@@ -575,7 +586,7 @@ def test_force_replaces_no_folder_that_is_no_store(project, tmp_path, to):
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="is no Zarr store, and is not replaced"):
-        export(project, ["additive/one"], to, output=tmp_path / "mine.zarr", force=True)
+        export(project, ["additive/one"], to=to, output=tmp_path / "mine.zarr", force=True)
     assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
 
 
@@ -635,9 +646,9 @@ def test_a_sample_without_outlines_names_the_command(home, project, tmp_path):
     outlines.unlink()
     try:
         with pytest.raises(InputError, match=r"outlines.parquet does not exist") as error:
-            export(project, ["additive/dots"], "geojson", ["AGR2"], output=tmp_path / "c.geojson")
+            export(project, ["additive/dots"], to="geojson", genes=["AGR2"], output=tmp_path / "c.geojson")
         assert "ds2c prepare --force" in error.value.hint
-        export(project, ["additive/dots"], "csv", ["AGR2"], output=tmp_path / "c.csv")  # which needs none
+        export(project, ["additive/dots"], to="csv", genes=["AGR2"], output=tmp_path / "c.csv")  # which needs none
     finally:
         outlines.write_bytes(content)
 
@@ -647,7 +658,7 @@ def test_a_prediction_of_another_sample_of_the_name_is_refused(project, tmp_path
     table.obs_names = [f"other_{name}" for name in table.obs_names]
     table.write_h5ad(tmp_path / "mine.h5ad")
     with pytest.raises(InputError, match="it has no cell other_cell_"):
-        export(project, [str(tmp_path / "mine.h5ad")], "geojson", ["AGR2"], output=tmp_path / "c.geojson")
+        export(project, [str(tmp_path / "mine.h5ad")], to="geojson", genes=["AGR2"], output=tmp_path / "c.geojson")
 
 
 def test_some_cells_of_a_prediction_are_exported_with_their_outlines(project, write, tmp_path):
@@ -686,9 +697,9 @@ def test_what_would_be_huge_is_said_and_done_only_when_asked_for(project, tmp_pa
     monkeypatch.setattr("ds2c_cli.exporting.export.LARGEST_UNASKED", 10_000)
     out = tmp_path / f"cells{FORMATS[to].suffixes[0]}"
     with pytest.raises(UsageError, match=r"all \d+ genes of 559 cells would make .* about 0 GB") as error:
-        export(project, ["additive/one"], to, output=out)
+        export(project, ["additive/one"], to=to, output=out)
     assert "--genes A,B" in error.value.hint
-    export(project, ["additive/one"], to, ["all"], output=out)
+    export(project, ["additive/one"], to=to, genes=["all"], output=out)
 
 
 @pytest.mark.parametrize("to", ["geojson", "csv"])

@@ -26,6 +26,7 @@ from ds2c_cli.samples.manifest import hest_requests, prepare_all
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
+from ds2c_cli.workspace import Workspace
 
 MPP = 0.5  # of the painted slides
 BY_CENTROID = Geometry(membership="centroid")
@@ -114,8 +115,13 @@ def test_a_xenium_sample_is_counted_from_its_transcripts(painted, tmp_path):
     one = painted / "one"
     write_xenium_sample(tmp_path / "hest", one)
     home = Project(tmp_path / "project")
-    prepare(home, Sources(one / "slide.tif", str(one / "cells.parquet"), one / "cell_counts.h5ad"), BY_CENTROID, "own")
-    done = prepare(home, sources(tmp_path / "hest", "NCBI856"), BY_CENTROID)
+    prepare(
+        home,
+        Sources(one / "slide.tif", str(one / "cells.parquet"), one / "cell_counts.h5ad"),
+        geometry=BY_CENTROID,
+        sample="own",
+    )
+    done = prepare(home, sources(tmp_path / "hest", "NCBI856"), geometry=BY_CENTROID)
     assert any(
         "10 transcripts are of cells that NCBI856_xenium_cell_seg.parquet does not have" in w for w in done.warnings
     )
@@ -132,9 +138,12 @@ def test_a_xenium_sample_is_counted_from_its_transcripts(painted, tmp_path):
 def test_pseudospots_of_hest_transcripts(painted, tmp_path):
     write_xenium_sample(tmp_path / "hest", painted / "one")
     home = Project(tmp_path / "project")
-    prepare(home, sources(tmp_path / "hest", "NCBI856"), BY_CENTROID, "cells")
+    prepare(home, sources(tmp_path / "hest", "NCBI856"), geometry=BY_CENTROID, sample="cells")
     prepare(
-        home, sources(tmp_path / "hest", "NCBI856"), Geometry(membership="centroid", pseudospot="transcripts"), "all"
+        home,
+        sources(tmp_path / "hest", "NCBI856"),
+        geometry=Geometry(membership="centroid", pseudospot="transcripts"),
+        sample="all",
     )
     more = home.sample("all").spot_counts().matrix - home.sample("cells").spot_counts().matrix
     assert set(np.unique(more.data)) <= {0, 20}  # those of no cell lie at the first cell's centre
@@ -143,7 +152,7 @@ def test_pseudospots_of_hest_transcripts(painted, tmp_path):
 def test_a_visium_sample_has_its_arrays_neighbours_and_cellvits_nuclei(painted, tmp_path):
     array = write_visium_sample(tmp_path / "hest", painted / "one")
     home = Project(tmp_path / "project")
-    done = prepare(home, sources(tmp_path / "hest", "TENX24"), BY_CENTROID)
+    done = prepare(home, sources(tmp_path / "hest", "TENX24"), geometry=BY_CENTROID)
     sample = home.sample("TENX24")
     assert done.n_spots == len(array)
     assert sample.mpp == pytest.approx(100 / PITCH, rel=1e-3)  # by the pitch: both sizes of the metadata are wrong
@@ -185,11 +194,11 @@ def test_the_segmentation_is_chosen_by_name(painted, tmp_path):
     write_visium_sample(folder, painted / "one", "TENX95", st_technology="Xenium")
     home = Project(tmp_path / "project")
     assert set(open_hest(folder, "TENX95").cells) == {"cell", "cellvit"}
-    done = prepare(home, sources(folder, "TENX95", cells="cellvit"), BY_CENTROID)
+    done = prepare(home, sources(folder, "TENX95", cells="cellvit"), geometry=BY_CENTROID)
     assert any("HEST's pooled spots are its expression" in warning for warning in done.warnings)
     assert home.sample("TENX95").cells["cell_id"][0] == "0"
     with pytest.raises(InputError, match=r"has no segmentation nucleus \(it has: cell, cellvit\)"):
-        prepare(home, sources(folder, "TENX95", cells="nucleus"), BY_CENTROID, "other")
+        prepare(home, sources(folder, "TENX95", cells="nucleus"), geometry=BY_CENTROID, sample="other")
     with pytest.raises(UsageError, match="--hest has the counts already"):
         sources(folder, "TENX95", counts=Path("x.h5ad")).check()
 
@@ -217,7 +226,7 @@ def test_a_folder_is_prepared_whole_and_its_patients_are_donors(painted, tmp_pat
     write_visium_sample(folder, painted / "two", "TENX24", patient=None)
     requests = hest_requests(folder, [], Sources(Path(), mpp=None), "", "lung")
     assert [(request.name, request.donor) for request in requests] == [("NCBI856", "Patient 1"), ("TENX24", "")]
-    done = prepare_all(Project(tmp_path / "all"), requests, BY_CENTROID)
+    done = prepare_all(Workspace(Project(tmp_path / "all")), requests, geometry=BY_CENTROID)
     assert [one.folder.name for one in done] == ["NCBI856", "TENX24"]
     ran = ds2c(
         "prepare", "--hest", folder, "--id", "NCBI856", "--project", tmp_path / "one", "--membership", "centroid"

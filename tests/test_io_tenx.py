@@ -174,6 +174,6 @@ def test_prepare_takes_a_cell_feature_matrix_and_says_what_it_left_out(painted: 
         for name, values in (("id", truth.genes), ("name", truth.genes), ("feature_type", kinds)):
             group[f"features/{name}"] = np.array(list(values), "S")
     sources = Sources(source / "slide.tif", str(source / "cells.parquet"), tmp_path / "cell_feature_matrix.h5")
-    done = prepare(Project(tmp_path / "project"), sources, Geometry(membership="centroid"))
+    done = prepare(Project(tmp_path / "project"), sources, geometry=Geometry(membership="centroid"))
     assert done.n_genes == len(truth.genes) - 1
     assert any("left out 1 of Unassigned Codeword" in warning for warning in done.warnings)

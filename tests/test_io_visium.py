@@ -188,7 +188,7 @@ def test_a_visium_sample_is_prepared_from_its_folder(painted: Path, tmp_path: Pa
     assert mpp is not None
     table = write_visium(tmp_path / "outs", pitch=100 / mpp, side=5)
     project = Project(tmp_path / "project")
-    done = prepare(project, sources(painted, tmp_path / "outs", trust_coordinates=True), Geometry())
+    done = prepare(project, sources(painted, tmp_path / "outs", trust_coordinates=True), geometry=Geometry())
     sample = project.sample("slide")
     assert sample.measured
     assert sample.lattice.layout == "hex"
@@ -197,29 +197,29 @@ def test_a_visium_sample_is_prepared_from_its_folder(painted: Path, tmp_path: Pa
     assert sample.spot_counts().ids.tolist() == sample.spots["spot_id"].tolist()
     assert sample.neighbours.shape == (done.n_spots, 6)
     assert not done.warnings
-    assert prepare(project, sources(painted, tmp_path / "outs", trust_coordinates=True), Geometry()).unchanged
+    assert prepare(project, sources(painted, tmp_path / "outs", trust_coordinates=True), geometry=Geometry()).unchanged
 
 
 def test_the_reduced_image_is_told_apart(painted: Path, tmp_path: Path) -> None:
     write_visium(tmp_path / "outs", pitch=800, side=5)  # the full-resolution image is four times the slide
     with pytest.raises(InputError, match=r"it is the reduced tissue_hires_image\.png"):
-        prepare(Project(tmp_path / "project"), sources(painted, tmp_path / "outs"), Geometry())
+        prepare(Project(tmp_path / "project"), sources(painted, tmp_path / "outs"), geometry=Geometry())
 
 
 def test_spots_outside_of_the_slide_are_refused(painted: Path, tmp_path: Path) -> None:
     write_visium(tmp_path / "outs", pitch=5000, side=5)
     with pytest.raises(InputError, match="lie outside the 1024 x 1024 pixels"):
-        prepare(Project(tmp_path / "project"), sources(painted, tmp_path / "outs"), Geometry())
+        prepare(Project(tmp_path / "project"), sources(painted, tmp_path / "outs"), geometry=Geometry())
 
 
 def test_a_tag_that_contradicts_the_pitch_is_said(painted: Path, tmp_path: Path) -> None:
     write_visium(tmp_path / "outs", pitch=150, side=5)
     done = prepare(
-        Project(tmp_path / "project"), sources(painted, tmp_path / "outs", trust_coordinates=True), Geometry()
+        Project(tmp_path / "project"), sources(painted, tmp_path / "outs", trust_coordinates=True), geometry=Geometry()
     )
     assert any("the slide's tag says" in warning for warning in done.warnings)
 
 
 def test_visium_brings_its_own_counts(painted: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--visium has the counts already"):
-        prepare(Project(tmp_path), sources(painted, tmp_path, counts=tmp_path / "counts.h5ad"), Geometry())
+        prepare(Project(tmp_path), sources(painted, tmp_path, counts=tmp_path / "counts.h5ad"), geometry=Geometry())

@@ -200,8 +200,10 @@ def geometry(**changed: object) -> Geometry:
 def test_a_run_makes_the_sample_that_its_cells_in_pixels_make(run, painted, tmp_path):
     """Through a turned, mirrored and scaled alignment, to single precision of Xenium's own vertices."""
     home, one = Project(tmp_path), painted / "one"
-    plain = prepare(home, Sources(one / "slide.tif", str(one / "cells.parquet"), one / "cell_counts.h5ad"), geometry())
-    done = prepare(home, Sources(one / "slide.tif", xenium=run), geometry(), "xenium")
+    plain = prepare(
+        home, Sources(one / "slide.tif", str(one / "cells.parquet"), one / "cell_counts.h5ad"), geometry=geometry()
+    )
+    done = prepare(home, Sources(one / "slide.tif", xenium=run), geometry=geometry(), sample="xenium")
     assert (done.n_cells, done.n_genes) == (plain.n_cells, plain.n_genes)
     ours, theirs = home.sample("xenium"), home.sample("slide")
     assert any("3 of " in note or "left out" in note for note in done.warnings)  # control features
@@ -235,7 +237,7 @@ def test_spatialdata_io_reads_the_same_outlines_and_counts(run, version):
 def test_the_nuclei_of_a_cell_stay_apart_and_cells_without_are_told(run, painted, tmp_path):
     home = Project(tmp_path)
     sources = Sources(painted / "one" / "slide.tif", xenium=run, boundaries="nucleus")
-    done = prepare(home, sources, geometry(), "nuclei")
+    done = prepare(home, sources, geometry=geometry(), sample="nuclei")
     assert any("1 of" in note and "have no nucleus outline" in note for note in done.warnings)
     outline = home.sample("nuclei").outlines()
     assert outline[2].geom_type == "MultiPolygon"  # the fourth cell; the third is left out
@@ -245,8 +247,8 @@ def test_the_nuclei_of_a_cell_stay_apart_and_cells_without_are_told(run, painted
 def test_pseudospots_of_transcripts(run, painted, tmp_path):
     """The molecules lie at their cells' centres: the counts of members, and 90 more that are in no cell."""
     home, sources = Project(tmp_path), Sources(painted / "one" / "slide.tif", xenium=run)
-    prepare(home, sources, geometry(), "cells")
-    done = prepare(home, sources, geometry(pseudospot="transcripts"), "molecules")
+    prepare(home, sources, geometry=geometry(), sample="cells")
+    done = prepare(home, sources, geometry=geometry(pseudospot="transcripts"), sample="molecules")
     by_cell, by_molecule = (home.sample(name).spot_counts() for name in ("cells", "molecules"))
     assert by_molecule.genes.tolist() == by_cell.genes.tolist()
     assert by_molecule.ids.tolist() == by_cell.ids.tolist()
@@ -294,7 +296,9 @@ def test_an_alignment_the_wrong_way_round_is_told(new_run, painted, tmp_path):
     np.savetxt(inverse, np.linalg.inv(ALIGNMENT), delimiter=",")
     with pytest.raises(InputError, match="takes the run's image to the slide"):
         prepare(
-            Project(tmp_path), Sources(painted / "one" / "slide.tif", xenium=new_run, alignment=inverse), geometry()
+            Project(tmp_path),
+            Sources(painted / "one" / "slide.tif", xenium=new_run, alignment=inverse),
+            geometry=geometry(),
         )
 
 
@@ -310,7 +314,7 @@ def test_without_an_alignment_microns_are_the_slides(new_run):
 def test_microns_on_the_wrong_slide_are_refused(new_run, painted, tmp_path):
     (new_run / "he_imagealignment.csv").unlink()
     with pytest.raises(InputError, match=r"lie outside|do not lie on the tissue"):
-        prepare(Project(tmp_path), Sources(painted / "one" / "slide.tif", xenium=new_run), geometry())
+        prepare(Project(tmp_path), Sources(painted / "one" / "slide.tif", xenium=new_run), geometry=geometry())
 
 
 def test_what_a_run_lacks_is_named(new_run, painted, tmp_path):
@@ -324,9 +328,10 @@ def test_what_a_run_lacks_is_named(new_run, painted, tmp_path):
     (new_run / "if_imagealignment.csv").unlink()
     with pytest.raises(InputError, match="there are no transcripts"):
         prepare(
-            Project(tmp_path), Sources(painted / "one" / "slide.tif", xenium=new_run),
-            geometry(pseudospot="transcripts"),
-        )  # fmt: skip
+            Project(tmp_path),
+            Sources(painted / "one" / "slide.tif", xenium=new_run),
+            geometry=geometry(pseudospot="transcripts"),
+        )
     (new_run / "cell_boundaries.parquet").unlink()
     with pytest.raises(InputError, match=r"has none of cell_boundaries\.parquet, cell_boundaries\.csv\.gz"):
         open_xenium(new_run)

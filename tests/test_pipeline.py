@@ -27,6 +27,7 @@ from ds2c_cli.project import Project
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry
+from ds2c_cli.workspace import Workspace
 
 COLOUR = Embedding(encoder="colour")
 
@@ -39,7 +40,7 @@ def project(painted, tmp_path):
         slide = tmp_path / f"{name}.tif"
         slide.write_bytes((painted / name / "slide.tif").read_bytes())
         sources = Sources(slide, str(painted / name / "cells.parquet"), painted / name / "cell_counts.h5ad")
-        prepare(home, sources, Geometry(membership="centroid"), name, name, "painted")
+        prepare(home, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="painted")
     return home
 
 
@@ -54,7 +55,7 @@ def expected_embeddings(sample, encoder):
 @pytest.mark.parametrize("batch_size", [0, 7, 100_000])
 def test_what_is_cached_is_what_each_tile_gives_alone(project, tmp_path, batch_size):
     settings = Embedding(encoder="colour", batch_size=batch_size)
-    done = embed(project, settings, tmp_path / "cache", device="cpu")
+    done = embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), settings)
     cache = Cache(tmp_path / "cache", done.fingerprint, done.dimension)
     encoder = load("colour", device="cpu")
     for sample in project.samples():
@@ -73,17 +74,19 @@ def test_two_devices_are_two_processes_that_share_the_work(project, tmp_path):
     """Two CPUs stand for two GPUs."""
     told = []
     done = embed(
-        project,
+        Workspace(
+            project,
+            cache=tmp_path / "two",
+            device="cpu,cpu",
+            progress=lambda stage, done, total, facts="": told.append((done, total, facts)),
+        ),
         COLOUR,
-        tmp_path / "two",
-        device="cpu,cpu",
-        progress=lambda stage, done, total, facts="": told.append((done, total, facts)),
     )
     assert done.encoded == done.tiles  # none twice
     assert done.devices == ["cpu", "cpu"]
     assert told[-1][:2] == (done.tiles, done.tiles)
     assert "on 2 devices" in told[-1][2]
-    one = embed(project, COLOUR, tmp_path / "one", device="cpu")
+    one = embed(Workspace(project, cache=tmp_path / "one", device="cpu"), COLOUR)
     for sample in project.samples():
         _, keys = tiles_of(sample, encoder_description(tile_px=0))
         both = [Cache(tmp_path / name, one.fingerprint, one.dimension).get(keys) for name in ("one", "two")]
@@ -112,8 +115,8 @@ def test_a_process_that_dies_is_noticed(project, tmp_path, monkeypatch):
             child.kill()
 
     with pytest.raises(Ds2cError, match="exit code -9"):
-        embed(project, COLOUR, tmp_path / "cache", device="cpu,cpu", progress=stop_one)
-    again = embed(project, COLOUR, tmp_path / "cache", device="cpu")
+        embed(Workspace(project, cache=tmp_path / "cache", device="cpu,cpu", progress=stop_one), COLOUR)
+    again = embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR)
     assert again.cached + again.encoded == again.tiles
 
 
@@ -133,13 +136,13 @@ def test_a_slide_prepared_twice_is_embedded_once(painted, project, tmp_path):
     sources = Sources(
         tmp_path / "one.tif", str(painted / "one" / "cells.parquet"), painted / "one" / "cell_counts.h5ad"
     )
-    prepare(project, sources, Geometry(membership="centroid"), "again", "one", "painted")
-    done = embed(project, COLOUR, tmp_path / "cache", device="cpu")
+    prepare(project, sources, geometry=Geometry(membership="centroid"), sample="again", donor="one", cohort="painted")
+    done = embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR)
     once = len(tiles_of(project.sample("one"), encoder_description(tile_px=0))[1]) + len(
         tiles_of(project.sample("two"), encoder_description(tile_px=0))[1]
     )
     assert done.encoded == done.tiles == once
-    assert embed(project, COLOUR, tmp_path / "cache", device="cpu").cached == once
+    assert embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR).cached == once
 
 
 def small_blocks(monkeypatch):
@@ -151,12 +154,12 @@ def small_blocks(monkeypatch):
 def test_shards_together_are_the_whole_whatever_the_cache_holds(project, tmp_path, monkeypatch):
     small_blocks(monkeypatch)
     cache = tmp_path / "cache"
-    parts = [embed(project, COLOUR, cache, device="cpu", shard=(index, 3)) for index in (2, 0, 1)]
+    parts = [embed(Workspace(project, cache=cache, device="cpu"), COLOUR, shard=(index, 3)) for index in (2, 0, 1)]
     assert [part.cached for part in parts] == [0, 0, 0]
-    again = embed(project, COLOUR, cache, device="cpu")
+    again = embed(Workspace(project, cache=cache, device="cpu"), COLOUR)
     assert again.cached == again.tiles == sum(part.encoded for part in parts)
     assert max(part.tiles for part in parts) < 1.2 * again.tiles / 3
-    assert embed(project, COLOUR, cache, device="cpu", shard=(2, 3)).tiles == parts[0].tiles
+    assert embed(Workspace(project, cache=cache, device="cpu"), COLOUR, shard=(2, 3)).tiles == parts[0].tiles
 
 
 def test_train_names_the_shard_that_is_missing(ds2c, project, tmp_path, monkeypatch):
@@ -189,10 +192,10 @@ def test_a_slide_that_fails_is_named_at_the_end_and_the_others_are_done(project,
     else:
         slide.write_bytes(project.sample("two").slide.read_bytes())
     with pytest.raises(InputError, match="sample one: ") as error:
-        embed(project, COLOUR, tmp_path / "cache", device=device)
+        embed(Workspace(project, cache=tmp_path / "cache", device=device), COLOUR)
     assert str(slide) in error.value.message
     assert error.value.hint
-    left = embed(project, COLOUR, tmp_path / "cache", ["two"], device="cpu")
+    left = embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR, samples=["two"])
     assert left.encoded == 0
 
 
@@ -209,8 +212,8 @@ def test_a_damaged_tile_costs_its_block_only(project, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "crop_block", crop_block)
     with pytest.raises(InputError, match="sample one: tile 7 cannot be decoded"):
-        embed(project, COLOUR, tmp_path / "cache", device="cpu")
-    done = embed(project, COLOUR, tmp_path / "cache", device="cpu")
+        embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR)
+    done = embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR)
     assert done.encoded == calls[2]
 
 
@@ -220,8 +223,8 @@ def test_what_was_encoded_before_a_stop_is_kept(project, tmp_path):
             raise Stopped(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        embed(project, COLOUR, tmp_path / "cache", device="cpu", progress=stop)
-    rest = embed(project, COLOUR, tmp_path / "cache", device="cpu")
+        embed(Workspace(project, cache=tmp_path / "cache", device="cpu", progress=stop), COLOUR)
+    rest = embed(Workspace(project, cache=tmp_path / "cache", device="cpu"), COLOUR)
     assert rest.tiles / 3 < rest.cached < rest.tiles
     assert rest.encoded == rest.tiles - rest.cached
 
@@ -232,7 +235,7 @@ def test_stopping_leaves_no_reader_behind(project, tmp_path):
             raise Stopped(signal.SIGTERM)
 
     with pytest.raises(Stopped):
-        embed(project, COLOUR, tmp_path / "cache", device="cpu", progress=stop)
+        embed(Workspace(project, cache=tmp_path / "cache", device="cpu", progress=stop), COLOUR)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
 
 
@@ -370,7 +373,9 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.1), ("fp16", 0.02)])
 def test_cuda_gives_what_the_cpu_gives(project, tmp_path, precision, tolerance):
     done = embed(
-        project, Embedding(encoder="imagenet-lite0", precision=precision), tmp_path / "cuda", ["one"], device="cuda:0"
+        Workspace(project, cache=tmp_path / "cuda", device="cuda:0"),
+        Embedding(encoder="imagenet-lite0", precision=precision),
+        samples=["one"],
     )
     assert done.batch_size >= 64
     keys, vectors = expected_embeddings(project.sample("one"), load("imagenet-lite0", device="cpu", precision="fp32"))
@@ -384,7 +389,9 @@ def test_cuda_goes_on_with_smaller_batches_when_its_memory_is_full(project, tmp_
     torch.cuda.set_per_process_memory_fraction(0.3e9 / torch.cuda.get_device_properties(0).total_memory)
     try:
         done = embed(
-            project, Embedding(encoder="imagenet-lite0", batch_size=8192), tmp_path / "cuda", ["one"], device="cuda:0"
+            Workspace(project, cache=tmp_path / "cuda", device="cuda:0"),
+            Embedding(encoder="imagenet-lite0", batch_size=8192),
+            samples=["one"],
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -11,6 +11,7 @@ import pytest
 import shapely
 from hypothesis import given
 from hypothesis import strategies as st
+from made import prediction_info
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -36,8 +37,8 @@ def home(painted, tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("plot"))
     one = painted / "one"
     cells, geometry = str(one / "cells.parquet"), Geometry(membership="centroid")
-    prepare(project, Sources(one / "slide.tif", cells, one / "cell_counts.h5ad"), geometry, "true")
-    prepare(project, Sources(one / "slide.tif", cells), geometry, "bare")
+    prepare(project, Sources(one / "slide.tif", cells, one / "cell_counts.h5ad"), geometry=geometry, sample="true")
+    prepare(project, Sources(one / "slide.tif", cells), geometry=geometry, sample="bare")
     spots = pd.DataFrame({"spot_id": ["a", "b"], "x": [400.0, 600.0], "y": [500.0, 500.0]})
     spots.to_csv(project.root / "spots.csv", index=False)
     counts = anndata.AnnData(
@@ -45,11 +46,11 @@ def home(painted, tmp_path_factory):
     )
     counts.write_h5ad(project.root / "spots.h5ad")
     measured = Sources(one / "slide.tif", "grid:20", project.root / "spots.h5ad", project.root / "spots.csv")
-    prepare(project, measured, geometry, "spots")
+    prepare(project, measured, geometry=geometry, sample="spots")
     obs = project.sample("true").cells.set_index("cell_id")
     path = project.predictions("model") / "true.h5ad"
     path.parent.mkdir(parents=True)
-    with create_predictions(path, obs, PANEL, {}, {"version": schema.PREDICTION_VERSION}, counts=False) as out:
+    with create_predictions(path, obs, PANEL, {}, prediction_info(), counts=False) as out:
         values = np.random.default_rng(0).random((len(obs), 2), np.float32)
         out[schema.LAYER_SPOT_SHARE].write(np.arange(len(obs)), values)
     return project
@@ -76,9 +77,9 @@ def test_a_figure_a_gene_beside_the_prediction(home, ds2c):
 
 
 def test_measured_genes_need_no_prediction(home):
-    (done,) = plot(home, "true", ["APOE"])  # measured, and not of the panel
+    (done,) = plot(home, "true", genes=["APOE"])  # measured, and not of the panel
     assert (done.prediction, done.pearson) == ("model", None)
-    (done,) = plot(home, "spots", ["SLPI"], output=home.root / "spots.png")
+    (done,) = plot(home, "spots", genes=["SLPI"], output=home.root / "spots.png")
     assert done.path.is_file()
     assert done.prediction == ""
 

@@ -24,6 +24,7 @@ from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from ds2c_cli.training.dataset import load_bags
+from ds2c_cli.workspace import Workspace
 
 SIDE, MPP = 14, 0.5
 PX = 16  # 8 um
@@ -34,7 +35,7 @@ def sample(painted, tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"))
     source = painted / "one"
     sources = Sources(source / "slide.tif", str(source / "cells.parquet"), source / "cell_counts.h5ad")
-    prepare(project, sources, Geometry(membership="centroid"), "one")
+    prepare(project, sources, geometry=Geometry(membership="centroid"), sample="one")
     return project.sample("one")
 
 
@@ -159,7 +160,9 @@ def test_an_encoder_without_a_map_is_refused():
 @pytest.fixture(scope="module")
 def bags(sample, tmp_path_factory):
     project, root = Project(sample.folder.parents[1]), tmp_path_factory.mktemp("cache")
-    done = embed(project, Embedding(encoder="imagenet-lite0", features=Features.SUPERPIXELS), root, device="cpu")
+    done = embed(
+        Workspace(project, cache=root, device="cpu"), Embedding(encoder="imagenet-lite0", features=Features.SUPERPIXELS)
+    )
     (entry,) = project.embeddings()
     assert done.tiles == len(tiles_of(sample, entry.description)[1])
     with pytest.raises(InputError) as error:

@@ -16,6 +16,7 @@ from ds2c_cli.project import Project, must_run
 from ds2c_cli.records import EncoderUsed
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.train import _labels, _recipe_of, _usable, train_folds
+from ds2c_cli.workspace import Workspace
 
 
 @pytest.fixture
@@ -45,7 +46,9 @@ def test_an_encoder_that_was_not_used_is_named_with_its_precision(embedded):
 
 def test_one_fold_leaves_nothing_out(tmp_path):
     with pytest.raises(UsageError, match="of 1 folds"):
-        train_folds(Project(tmp_path), Training(), {}, tmp_path, tmp_path / "x.pt", 1)
+        train_folds(
+            Workspace(Project(tmp_path), cache=tmp_path), Training(), encoder={}, path=tmp_path / "x.pt", folds=1
+        )
 
 
 def test_folds_and_named_samples_exclude_each_other(ds2c, tmp_path):

@@ -26,13 +26,13 @@ from ..evaluation.evaluate import SEES_SPOT, Painted, Piece, Scored, not_scored,
 from ..evaluation.figures import MOST_GENES
 from ..files import recipe_hash, replacing, write_json
 from ..models import MODELS
-from ..progress import Progress, silent
 from ..project import Project, Sample
 from ..records import EmbeddingRecord
 from ..samples.manifest import prepare_all
 from ..settings import DEFAULT_ENCODER
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.train import CELL_SUPERVISED, Trained, train, with_own_defaults
+from ..workspace import Workspace
 from .costs import Cost, measured
 from .plan import ENSEMBLE, IS, Benchmark, EncoderEntry, Fold, ModelEntry, file_name
 
@@ -96,11 +96,9 @@ def folder_of(project: Project, plan: Benchmark) -> Path:
 
 
 def run(
-    project: Project,
+    workspace: Workspace,
     plan: Benchmark,
-    cache_root: Path,
-    device: str = "auto",
-    progress: Progress = silent,
+    *,
     seeds: Sequence[int] = (),
     force: bool = False,
 ) -> Iterator[tuple[str, dict[str, str]]]:
@@ -117,15 +115,15 @@ def run(
         raise UsageError(
             f"the benchmark {plan.name} has no seed {unknown[0]}", f"Its seeds are {', '.join(map(str, plan.seeds))}."
         )
-    steps = _Steps(project, plan, cache_root, device, progress, force)
+    steps = _Steps(workspace, plan, force)
     steps.prepare()
     steps.embed()
     for seed in seeds or plan.seeds:
-        for job in jobs(project, plan, [seed]):
+        for job in jobs(workspace.project, plan, [seed]):
             steps.do(job)
         yield f"seed {seed}", steps.failed
     if _has_ensembles(plan):
-        for job in jobs(project, plan, [None]):
+        for job in jobs(workspace.project, plan, [None]):
             steps.do(job)
         yield "ensembles", steps.failed
 
@@ -158,19 +156,16 @@ def _has_ensembles(plan: Benchmark) -> bool:
 class _Steps:
     """The steps of a benchmark, and what went wrong in them."""
 
-    def __init__(
-        self, project: Project, plan: Benchmark, cache_root: Path, device: str, progress: Progress, force: bool
-    ) -> None:
-        self.project, self.plan, self.cache_root = project, plan, cache_root
-        self.device, self.progress, self.force = device, progress, force
-        self.meter = _Meter(folder_of(project, plan) / "steps")
+    def __init__(self, workspace: Workspace, plan: Benchmark, force: bool) -> None:
+        self.workspace, self.project, self.plan, self.force = workspace, workspace.project, plan, force
+        self.meter = _Meter(folder_of(self.project, plan) / "steps")
         self.failed: dict[str, str] = {}
         self._entries: dict[str, EmbeddingRecord] = {}  # of the project's embeddings
 
     def prepare(self) -> None:
         """All samples; without one of them no fold is what it should be."""
         for request in self.plan.requests:
-            step = partial(prepare_all, self.project, [request], self.plan.geometry, progress=self.progress)
+            step = partial(prepare_all, self.workspace, [request], geometry=self.plan.geometry)
             with self.meter.step("prepare", request.name) as report:
                 (done,) = _replacing_others(step, self.force)
                 report(not done.unchanged, f"{done.n_cells:,} cells")
@@ -185,9 +180,7 @@ class _Steps:
             name = _embedding_name(encoder, features)
             try:
                 with self.meter.step("embed", name) as report:
-                    embedded = embed(
-                        self.project, settings, self.cache_root, names, self.device, progress=self.progress
-                    )
+                    embedded = embed(self.workspace, settings, samples=names)
                     report(embedded.encoded > 0, f"{embedded.encoded:,} tiles")
             except Ds2cError as error:
                 self._fail(name, error)
@@ -236,15 +229,12 @@ class _Steps:
     def _train(self, job: Job, force: bool = False) -> Trained:
         settings = job.model.settings.changed(seed=job.seed or 0)
         return train(
-            self.project,
+            self.workspace,
             settings,
-            self._entries[_embedding_name(job.encoder, job.features)],
-            self.cache_root,
-            self.project.checkpoint(job.name),
-            job.fold.train,
-            device=self.device,
+            encoder=self._entries[_embedding_name(job.encoder, job.features)],
+            path=self.project.checkpoint(job.name),
+            train_samples=job.fold.train,
             force=force,
-            progress=self.progress,
         )
 
     def _score(self, job: Job, sources: Sequence[Checkpoint], sample: Sample) -> None:
@@ -258,10 +248,7 @@ class _Steps:
         if held is not None and all(held[0].get(key) == value for key, value in made_from.items()):
             return
         with self.meter.step("score", f"{job.name} on {sample.name}") as report:
-            parts = [
-                pieces_of(self.project, self.cache_root, source, sample, self.device, self.progress)
-                for source in sources
-            ]
+            parts = [pieces_of(self.workspace, source, sample) for source in sources]
             scored = score(
                 sources[0].info if job.seed is not None else sources[0].info.changed(name=job.name),
                 _mean_of(parts),

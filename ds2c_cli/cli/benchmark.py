@@ -40,7 +40,7 @@ def command(
     from ..benchmark.run import collect, run
     from ..errors import Ds2cError, InputError
     from ..project import Project
-    from ..workspace import default_cache
+    from ..workspace import Workspace, default_cache
 
     home = Project(project)
     plan = read_benchmark(file, split_by)
@@ -56,7 +56,8 @@ def command(
     told: set[str] = set()
     with console.progress() as tell:
         nothing: list[tuple[str, dict[str, str]]] = [("", {})]
-        steps = run(home, plan, cache or default_cache(), device, tell, seed or (), force)
+        workspace = Workspace(home, cache=cache or default_cache(), device=device, progress=tell)
+        steps = run(workspace, plan, seeds=seed or (), force=force)
         for done, failed in nothing if report_only else steps:
             for what in [each for each in failed if each not in told]:
                 console.warn(f"{what} failed: {failed[what]}")

@@ -51,7 +51,7 @@ def command(
     from ..embeddings.embed import embed
     from ..project import Project
     from ..settings import Embedding
-    from ..workspace import default_cache
+    from ..workspace import Workspace, default_cache
 
     flags = {
         "encoder": encoder, "weights": weights, "precision": precision, "batch_size": batch_size, "features": features,
@@ -61,7 +61,11 @@ def command(
     part = _shard(shard)
     with console.progress() as tell:
         done = embed(
-            home, home.settings(Embedding, flags), root, samples or (), device, part, dry_run=dry_run, progress=tell
+            Workspace(home, cache=root, device=device, progress=tell),
+            home.settings(Embedding, flags),
+            samples=samples or (),
+            shard=part,
+            dry_run=dry_run,
         )
     if done.note:
         console.note(f"{done.encoder}: {done.note}")

@@ -30,21 +30,18 @@ def command(
     from ..evaluation.evaluate import evaluate
     from ..evaluation.report import tables_of, write_report
     from ..project import Project
-    from ..workspace import default_cache
+    from ..workspace import Workspace, default_cache
 
     home = Project(project)
     names = listed(checkpoint) or ([] if predictions else home.checkpoint_names())
     with console.progress() as tell:
         found = evaluate(
-            home,
-            cache or default_cache(),
-            [home.checkpoint_named(each) for each in names],
-            predictions,
-            samples or (),
-            name,
-            baselines,
-            device,
-            tell,
+            Workspace(home, cache=cache or default_cache(), device=device, progress=tell),
+            checkpoints=[home.checkpoint_named(each) for each in names],
+            predictions=predictions,
+            samples=samples or (),
+            name=name,
+            baselines=baselines,
         )
     report = write_report(home, found)
     for table in tables_of(found):

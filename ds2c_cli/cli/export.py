@@ -50,9 +50,19 @@ def command(
     console.configure(json=json, debug=debug)
     from ..exporting.export import export
     from ..project import Project
+    from ..workspace import Workspace
 
     with console.progress() as tell:
-        exports = export(Project(project), sources, to, listed(genes), class_by, image, output, force, tell)
+        exports = export(
+            Workspace(Project(project), progress=tell),
+            sources,
+            to=to,
+            genes=listed(genes),
+            class_by=class_by,
+            image=image,
+            output=output,
+            force=force,
+        )
     for done in exports:
         state = "is up to date" if done.unchanged else f"{done.cells:,} cells, {done.genes:,} genes"
         console.note(f"{done.path}: {state}")

@@ -31,6 +31,7 @@ def command(
     from ..errors import UsageError
     from ..plotting.plot import Window, plot
     from ..project import Project
+    from ..workspace import Workspace
 
     place: Window | None = None
     if window:
@@ -40,7 +41,14 @@ def command(
             raise UsageError(f"--window is {window!r}", "Write X,Y,WIDTH,HEIGHT in microns: 0,0,400,400.") from None
         place = x, y, width, height
     with console.progress() as tell:
-        done = plot(Project(project), sample, listed(genes), prediction, place, output, tell)
+        done = plot(
+            Workspace(Project(project), progress=tell),
+            sample,
+            genes=listed(genes),
+            prediction=prediction,
+            window_um=place,
+            output=output,
+        )
     for one in done:
         fit = "" if one.pearson is None else f"; r = {one.pearson:.2f}"
         console.note(f"{one.gene}: {one.prediction or 'no prediction'}{fit}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Mode
 from .console import console
 from .options import CacheOption, DebugOption, DeviceOption, ForceOption, JsonOption, ProjectOption, SamplesArgument
 
@@ -15,7 +16,7 @@ from .options import CacheOption, DebugOption, DeviceOption, ForceOption, JsonOp
 def command(
     checkpoint: Annotated[str, typer.Option(help="A file, or a name in the project's checkpoints.", metavar="NAME")],
     samples: SamplesArgument = None,
-    mode: Annotated[str, typer.Option(help="predict from the image, or deconvolve measured spots.")] = "predict",
+    mode: Annotated[Mode, typer.Option(help="predict from the image, or deconvolve measured spots.")] = "predict",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The h5ad, where one sample is named.")] = None,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Add a layer with the SD of spot_share.")] = False,
     device: DeviceOption = "auto",
@@ -29,21 +30,18 @@ def command(
     console.configure(json=json, debug=debug)
     from ..prediction.predict import predict
     from ..project import Project
-    from ..workspace import default_cache
+    from ..workspace import Workspace, default_cache
 
     home = Project(project)
     with console.progress() as tell:
         runs = predict(
-            home,
+            Workspace(home, cache=cache or default_cache(), device=device, progress=tell),
             home.checkpoint_named(checkpoint),
-            cache or default_cache(),
-            samples or (),
-            mode,  # type: ignore[arg-type]
-            output,
-            device,
-            force,
-            tell,
-            uncertainty,
+            samples=samples or (),
+            mode=mode,
+            output=output,
+            force=force,
+            uncertainty=uncertainty,
         )
     for done in runs:
         state = "is up to date" if done.unchanged else f"{done.cells:,} cells"

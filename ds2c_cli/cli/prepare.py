@@ -98,6 +98,7 @@ def command(
     from ..samples.sources import Sources
     from ..settings import Geometry
     from ..settings import preset as preset_named
+    from ..workspace import Workspace
 
     flags = {
         "layout": layout, "membership": membership, "spot_um": spot_um, "spot_tile_um": spot_tile_um,
@@ -137,7 +138,9 @@ def command(
     else:
         requests = [Request(sources, sample, donor, cohort)]
     with console.progress() as tell:
-        finished = prepare_all(home, requests, geometry, dry_run, force, tell)
+        finished = prepare_all(
+            Workspace(home, progress=tell), requests, geometry=geometry, dry_run=dry_run, force=force
+        )
     documents = []
     for done in finished:
         name = done.folder.name

@@ -70,7 +70,7 @@ def command(
     from ..settings import Embedding, Training
     from ..training.train import train as train_model
     from ..training.train import train_folds
-    from ..workspace import default_cache
+    from ..workspace import Workspace, default_cache
 
     if folds and val:
         raise UsageError("--folds leaves out samples by itself, --val names them", "Give one of the two.")
@@ -91,12 +91,26 @@ def command(
     with console.progress() as tell:
         if folds:
             runs = train_folds(
-                home, settings, embedding, root, path, folds, listed(train), device, dry_run, force, tell
+                Workspace(home, cache=root, device=device, progress=tell),
+                settings,
+                encoder=embedding,
+                path=path,
+                folds=folds,
+                samples=listed(train),
+                dry_run=dry_run,
+                force=force,
             )
         else:
             runs = [
                 train_model(
-                    home, settings, embedding, root, path, listed(train), listed(val), device, dry_run, force, tell
+                    Workspace(home, cache=root, device=device, progress=tell),
+                    settings,
+                    encoder=embedding,
+                    path=path,
+                    train_samples=listed(train),
+                    val_samples=listed(val),
+                    dry_run=dry_run,
+                    force=force,
                 )
             ]
     for done in runs:

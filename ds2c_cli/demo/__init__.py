@@ -15,6 +15,7 @@ from ..samples.prepare import prepare
 from ..samples.sources import Sources
 from ..settings import Embedding, Geometry, Training
 from ..training.train import train
+from ..workspace import Workspace
 from .tissue import SLIDE_FILE, paint_sample
 
 DONORS = {"donor_a": 1, "donor_b": 2}  # the seed each slide is painted from
@@ -36,6 +37,7 @@ def demo(folder: Path, cache_root: Path, size_px: int = 2560, progress: Progress
     Running it again redoes only what is missing.
     """
     project = Project(folder)
+    workspace = Workspace(project, cache=cache_root, progress=progress)
     for name, seed in DONORS.items():
         source = folder / "slides" / name
         if not (source / SLIDE_FILE).exists():
@@ -43,14 +45,14 @@ def demo(folder: Path, cache_root: Path, size_px: int = 2560, progress: Progress
             paint_sample(source, seed, size_px)
             progress(f"paint {name}", 1, 1, "")
         sources = Sources(source / SLIDE_FILE, str(source / "cells.parquet"), source / "cell_counts.h5ad")
-        prepare(project, sources, Geometry(membership="centroid"), name, name, "demo", progress=progress)
+        prepare(workspace, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="demo")
     train_on, test_on = DONORS
-    embed(project, Embedding(encoder="imagenet-lite0"), cache_root, progress=progress)
+    embed(workspace, Embedding(encoder="imagenet-lite0"))
     embedding = project.embedding(Embedding(encoder="imagenet-lite0"))
     for model in MODELS:
         settings = Training(model=model)
-        train(project, settings, embedding, cache_root, project.checkpoint(model), [train_on], progress=progress)
+        train(workspace, settings, encoder=embedding, path=project.checkpoint(model), train_samples=[train_on])
     checkpoints = [project.checkpoint(model) for model in MODELS]
-    found = evaluate(project, cache_root, checkpoints, name="demo", progress=progress)
-    (prediction,) = predict(project, project.checkpoint("additive"), cache_root, [test_on], progress=progress)
+    found = evaluate(workspace, checkpoints=checkpoints, name="demo")
+    (prediction,) = predict(workspace, project.checkpoint("additive"), samples=[test_on])
     return Shown(found, write_report(project, found), prediction.path)

@@ -14,10 +14,10 @@ from ..device import devices_of
 from ..encoders.specification import specify
 from ..errors import Ds2cError, InputError, WeightsError
 from ..io.slides import blocks_of
-from ..progress import Progress, silent
 from ..project import Project, Sample
 from ..records import EmbeddingRecord, EncoderDescription, EncoderUsed
 from ..settings import DEFAULT_ENCODER, Embedding
+from ..workspace import Workspace
 from .pipeline import Block, Spent, encode_blocks, encode_on_devices, share
 from .superpixels import map_boxes
 
@@ -45,15 +45,13 @@ class Embedded:
 
 
 def embed(
-    project: Project,
-    settings: Embedding,
-    cache_root: Path,
+    workspace: Workspace | Project,
+    settings: Embedding = Embedding(),  # noqa: B008  (frozen)
+    *,
     samples: Sequence[str] = (),
-    device: str = "auto",
     shard: tuple[int, int] = (0, 1),
     expected: str = "",
     dry_run: bool = False,
-    progress: Progress = silent,
 ) -> Embedded:
     """Embed every cell and spot tile of the samples that the cache lacks; a second run encodes nothing.
 
@@ -63,10 +61,12 @@ def embed(
     all that can be read is embedded, InputError that names the slides that are gone, damaged or not those that were
     prepared.
     """
+    workspace = Workspace.of(workspace)
+    project = workspace.project
     settings = settings.changed(encoder=settings.encoder or DEFAULT_ENCODER)
     chosen = project.samples(samples)
-    devices = devices_of(device)
-    specification = specify(settings.encoder, settings.weights, device, settings.precision, settings.features)
+    devices = devices_of(workspace.device)
+    specification = specify(settings.encoder, settings.weights, workspace.device, settings.precision, settings.features)
     fingerprint, about = specification.fingerprint, specification.description
     if expected and fingerprint != expected:
         raise WeightsError(
@@ -74,7 +74,7 @@ def embed(
             f"{expected}",
             "Use the same weights, preprocessing and precision as in training.",
         )
-    cache = Cache(cache_root, fingerprint, about.dimension)
+    cache = Cache(workspace.cache, fingerprint, about.dimension)
     done = Embedded(about.encoder, fingerprint, about.dimension, note=specification.recipe.note)
     done.devices = [str(one) for one in devices]
     done.last_rate = next(
@@ -86,7 +86,7 @@ def embed(
         return done
     if blocks:
         spent = (encode_blocks if len(devices) == 1 else encode_on_devices)(
-            blocks, specification, cache, devices, settings.batch_size, progress, f"{done.cached:,} cached"
+            blocks, specification, cache, devices, settings.batch_size, workspace.progress, f"{done.cached:,} cached"
         )
         _tell(done, spent)
     if not expected:  # what a checkpoint needs is not what the project is embedded with

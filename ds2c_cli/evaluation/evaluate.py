@@ -22,12 +22,12 @@ from ..io.counts import Counts
 from ..prediction.deconvolve import Multipliers, add_member_rates, given_spots
 from ..prediction.file import PredictionFile
 from ..prediction.predict import MOST_HELD, cache_for, check_fit, chunks, parts_of, spot_groups
-from ..progress import Progress, silent
 from ..project import Project, Sample
 from ..records import CheckpointInfo
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.dataset import load_bags
 from ..training.train import CELL_SUPERVISED
+from ..workspace import Workspace
 from . import metrics
 from .baselines import BASELINES, SEE_SPOT, Baseline
 from .metrics import Moments, blocks_of, centred_by, scores
@@ -114,21 +114,21 @@ class Piece:
 
 
 def evaluate(
-    project: Project,
-    cache_root: Path,
+    workspace: Workspace | Project,
+    *,
     checkpoints: Sequence[Path] = (),
     predictions: Path | None = None,
     samples: Sequence[str] = (),
     name: str = "",
     baselines: bool = True,
-    device: str = "auto",
-    progress: Progress = silent,
 ) -> Evaluated:
     """Score checkpoints, or written predictions, on every sample with truth, and write metrics and scores a gene.
 
     Samples with cell counts are scored cell by cell, measured ones spot by spot, which written predictions do not
     hold. Raises UsageError for two kinds of sources, InputError when there is nothing to score.
     """
+    workspace = Workspace.of(workspace)
+    project = workspace.project
     if checkpoints and predictions is not None:
         raise UsageError("--checkpoint and --predictions are two sources of scores", "Give one of them.")
     chosen = [sample for sample in project.samples(samples) if sample.has_spot_counts]
@@ -157,7 +157,7 @@ def evaluate(
                 info, pieces = file.info.checkpoint, partial(_from_file, file, sample)
                 deconvolved = file.info.mode == "deconvolve"
             else:
-                info, pieces = source.info, pieces_of(project, cache_root, source, sample, device, progress)
+                info, pieces = source.info, pieces_of(workspace, source, sample)
             scenario = scenario_of(info, sample)
             key = (sample.name, scenario, *info.genes)
             scored = score(
@@ -298,22 +298,20 @@ def _sources(checkpoints: Sequence[Path], predictions: Path | None) -> list[Chec
     return [predictions] if predictions is not None else [load_checkpoint(path) for path in checkpoints]
 
 
-def pieces_of(
-    project: Project, cache_root: Path, source: Checkpoint, sample: Sample, device: str, progress: Progress
-) -> Callable[[], Iterator[Piece]]:
+def pieces_of(workspace: Workspace, source: Checkpoint, sample: Sample) -> Callable[[], Iterator[Piece]]:
     """A call that goes through a checkpoint's predictions for a sample.
 
     Raises InputError where the sample's geometry is not the checkpoint's.
     """
     check_fit(source, sample)
-    cache, _ = cache_for(project, source, cache_root, sample, device, progress)
+    cache, _ = cache_for(workspace, source, sample)
     bags = load_bags([sample], cache, source.encoder.description, outside=True)
 
     def run() -> Iterator[Piece]:
         done = 0
-        for c in chunks(source, bags, device):
+        for c in chunks(source, bags, workspace.device):
             done += len(c.cells)
-            progress(f"score {source.name} on {sample.name}", done, len(bags.cells), "")
+            workspace.progress(f"score {source.name} on {sample.name}", done, len(bags.cells), "")
             yield Piece(
                 c.spots,
                 c.cells,

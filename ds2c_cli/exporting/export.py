@@ -19,8 +19,9 @@ from ..expression import find_genes
 from ..files import file_hash, recipe_hash, replacing, replacing_folder
 from ..io.slides import open_slide
 from ..prediction.file import PredictionFile
-from ..progress import Progress, silent
+from ..progress import silent
 from ..project import Project, Sample, must_run
+from ..workspace import Workspace
 from .anndata_zarr import made_from as zarr_made_from
 from .anndata_zarr import write_anndata_zarr
 from .formats import Classes, Export, Place
@@ -80,15 +81,15 @@ class Exported:
 
 
 def export(
-    project: Project,
+    workspace: Workspace | Project,
     sources: Sequence[str],
+    *,
     to: str,
     genes: Sequence[str] = (),
     class_by: str = "",
     image: bool = True,
     output: Path | None = None,
     force: bool = False,
-    progress: Progress = silent,
 ) -> list[Exported]:
     """Write predictions (files, or NAME/SAMPLE of the project) or samples, each as one file or folder of a format.
 
@@ -97,26 +98,31 @@ def export(
     there or has no outlines; UsageError for a format, column or output that does not fit, or a file that every gene
     would make larger than a gigabyte.
     """
+    workspace = Workspace.of(workspace)
     if to not in FORMATS:
         raise UsageError(f"--to must be one of {', '.join(FORMATS)}, not {to!r}")
     if class_by and to != "geojson":
         raise UsageError(f"--class-by colours the cells of a GeoJSON; {to} has no classes", "Leave it out.")
     if output is not None and len(sources) > 1:
         raise UsageError(f"one output {output} cannot hold {len(sources)} exports", "Name one, or leave out -o.")
-    return [_export(project, source, to, genes, class_by, image, output, force, progress) for source in sources]
+    return [
+        _export(workspace, source, to=to, genes=genes, class_by=class_by, image=image, output=output, force=force)
+        for source in sources
+    ]
 
 
 def _export(
-    project: Project,
+    workspace: Workspace,
     source: str,
+    *,
     to: str,
     genes: Sequence[str],
     class_by: str,
     image: bool,
     output: Path | None,
     force: bool,
-    progress: Progress,
 ) -> Exported:
+    project = workspace.project
     how = FORMATS[to]
     image = image and how.pictures
     prediction = find_prediction(project, source)
@@ -153,7 +159,7 @@ def _export(
             f"Choose some with --genes A,B, or say --genes {ALL_GENES}.",
         )
     with (replacing_folder if how.folder else replacing)(path) as part:
-        how.write(part, found, progress, **options)
+        how.write(part, found, workspace.progress, **options)
     return done
 
 

@@ -19,8 +19,8 @@ from ..expression import find_genes, log_share
 from ..files import replacing
 from ..io.slides import Slide, open_slide
 from ..prediction.file import PredictionFile
-from ..progress import Progress, silent
 from ..project import Project, Sample
+from ..workspace import Workspace
 from .drawing import colour_bar, paint_cells, paint_spots, scale_bar, scale_of, show_slide
 
 ENLARGED_UM = 400.0  # side of the part that is enlarged
@@ -52,13 +52,13 @@ class Layer:
 
 
 def plot(
-    project: Project,
+    workspace: Workspace | Project,
     sample_name: str,
+    *,
     genes: Sequence[str],
     prediction: str = "",
     window_um: Window | None = None,
     output: Path | None = None,
-    progress: Progress = silent,
 ) -> list[Plotted]:
     """Draw genes of a sample on its slide, a PNG each: measured (cells where they were, else spots) and predicted.
 
@@ -66,6 +66,8 @@ def plot(
     height in microns from the slide's upper left corner. Raises InputError for a gene that is neither measured nor
     predicted, or a sample with neither.
     """
+    workspace = Workspace.of(workspace)
+    project, progress = workspace.project, workspace.progress
     if output is not None and len(genes) > 1:
         raise UsageError(f"one file {output} cannot hold {len(genes)} genes", "Name one gene, or leave out -o.")
     sample = project.sample(sample_name)

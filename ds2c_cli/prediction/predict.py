@@ -18,12 +18,13 @@ from ..errors import InputError, UsageError
 from ..expression import select_genes
 from ..files import recipe_hash, replacing
 from ..models import SpotModel
-from ..progress import Progress, silent
+from ..progress import Progress
 from ..project import Project, Sample, must_run
 from ..records import CheckpointUsed, PredictionInfo, SampleUsed
 from ..schema import TARGET_SUM
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.dataset import Bags, load_bags
+from ..workspace import Workspace
 from .deconvolve import Multipliers, add_member_rates, given_spots
 from .file import create_predictions, recorded_recipe, write_column
 
@@ -59,16 +60,14 @@ class Predicted:
 
 
 def predict(
-    project: Project,
+    workspace: Workspace | Project,
     checkpoint_path: Path,
-    cache_root: Path,
+    *,
     samples: Sequence[str] = (),
     mode: Mode = "predict",
     output: Path | None = None,
-    device: str = "auto",
-    force: bool = False,
-    progress: Progress = silent,
     uncertainty: bool = False,
+    force: bool = False,
 ) -> list[Predicted]:
     """Predict every cell of the samples, embedding what is missing first, and write one AnnData a sample (DESIGN 7).
 
@@ -77,6 +76,8 @@ def predict(
     what `spot_share` is the mean of. Raises InputError when a sample's
     geometry is not the checkpoint's, WeightsError when its encoder cannot be had here.
     """
+    workspace = Workspace.of(workspace)
+    project = workspace.project
     if mode not in ("predict", "deconvolve"):
         raise UsageError(f"--mode must be predict or deconvolve, not {mode!r}")
     checkpoint = load_checkpoint(checkpoint_path)
@@ -101,8 +102,10 @@ def predict(
         if not must_run(f"prediction {path}", None if force else recorded_recipe(path), recipe, force):
             done.append(Predicted(sample.name, path, len(sample.cells), unchanged=True))
             continue
-        cache, embedded = cache_for(project, checkpoint, cache_root, sample, device, progress)
-        result = _predict_sample(checkpoint, sample, cache, path, recipe, mode, device, progress, uncertainty)
+        cache, embedded = cache_for(workspace, checkpoint, sample)
+        result = _predict_sample(
+            checkpoint, sample, cache, path, recipe, mode, workspace.device, workspace.progress, uncertainty
+        )
         result.embedded = embedded
         done.append(result)
     return done
@@ -118,17 +121,15 @@ def check_fit(checkpoint: Checkpoint, sample: Sample) -> None:
         )
 
 
-def cache_for(
-    project: Project, checkpoint: Checkpoint, cache_root: Path, sample: Sample, device: str, progress: Progress
-) -> tuple[Cache, Embedded | None]:
+def cache_for(workspace: Workspace, checkpoint: Checkpoint, sample: Sample) -> tuple[Cache, Embedded | None]:
     """The cache with all embeddings of the sample that the checkpoint needs, encoding those that are missing."""
     wanted = checkpoint.encoder
-    cache = Cache(cache_root, wanted.fingerprint, wanted.description.dimension)
+    cache = Cache(workspace.cache, wanted.fingerprint, wanted.description.dimension)
     _, keys = tiles_of(sample, wanted.description)
     if not cache.missing(keys).any():
         return cache, None
     settings = wanted.settings.changed(precision=wanted.description.precision)
-    done = embed(project, settings, cache_root, [sample.name], device, expected=wanted.fingerprint, progress=progress)
+    done = embed(workspace, settings, samples=[sample.name], expected=wanted.fingerprint)
     cache.refresh()
     return cache, done
 

@@ -14,9 +14,8 @@ from ..io.hest import hest_ids, open_hest
 from ..io.slides import open_slide
 from ..io.spatialdata import is_spatialdata
 from ..io.tables import TABLES, column_names, listed, read_columns, suffix_of
-from ..progress import Progress, silent
-from ..project import Project
 from ..settings import Geometry
+from ..workspace import Workspace
 from .prepare import Prepared, prepare, sample_name
 from .sources import Sources, source_files
 
@@ -112,12 +111,12 @@ def hest_requests(folder: Path, ids: Sequence[str], shared: Sources, donor: str,
 
 
 def prepare_all(
-    project: Project,
+    workspace: Workspace,
     requests: Sequence[Request],
+    *,
     geometry: Geometry,
     dry_run: bool = False,
     force: bool = False,
-    progress: Progress = silent,
 ) -> list[Prepared]:
     """Prepare samples one after another. One that cannot be prepared does not stop the others, and is told at the end.
 
@@ -129,10 +128,16 @@ def prepare_all(
         try:
             done.append(
                 prepare(
-                    project, request.sources, geometry, request.sample, request.donor, request.cohort, dry_run, force,
-                    progress,
+                    workspace,
+                    request.sources,
+                    geometry=geometry,
+                    sample=request.sample,
+                    donor=request.donor,
+                    cohort=request.cohort,
+                    dry_run=dry_run,
+                    force=force,
                 )
-            )  # fmt: skip
+            )
         except (InputError, UsageError) as error:
             if len(requests) == 1:
                 raise

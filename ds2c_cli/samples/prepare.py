@@ -24,10 +24,10 @@ from ..io.outlines import write_outlines
 from ..io.slides import Slide, open_slide
 from ..io.tissue import TissueMask, tissue_mask
 from ..io.transcripts import count_in_spots
-from ..progress import Progress, silent
 from ..project import Project, must_run
 from ..records import SampleRecord, SourceFile
 from ..settings import Geometry
+from ..workspace import Workspace
 from .checks import check_coordinates, doubt_cell_size, doubt_pitch
 from .overlay import draw_overlay
 from .sources import GRID, Material, Sources, gather, source_files
@@ -47,15 +47,15 @@ class Prepared:
 
 
 def prepare(
-    project: Project,
+    workspace: Workspace | Project,
     sources: Sources,
-    geometry: Geometry,
+    *,
+    geometry: Geometry = Geometry(),  # noqa: B008  (frozen)
     sample: str = "",
     donor: str = "",
     cohort: str = "",
     dry_run: bool = False,
     force: bool = False,
-    progress: Progress = silent,
 ) -> Prepared:
     """Read one slide with its cells and, where given, its expression, and write samples/<sample>/ (DESIGN 4).
 
@@ -63,6 +63,8 @@ def prepare(
     cells alone make a sample to predict on, with pseudo-spots for context only.
     Raises InputError for anything missing, malformed or contradictory in the files.
     """
+    workspace = Workspace.of(workspace)
+    project, progress = workspace.project, workspace.progress
     name = sample_name(sample or sources.slide.name.split(".")[0])
     sources.check()
     slide = open_slide(sources.slide)

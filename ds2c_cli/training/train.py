@@ -23,10 +23,10 @@ from ..geometry import hold_out_blocks
 from ..io.counts import Counts
 from ..models import MODELS
 from ..models.base import Measured
-from ..progress import Progress, silent
 from ..project import Project, Sample, must_run
 from ..records import CheckpointInfo, EmbeddingRecord, EncoderUsed
 from ..settings import Training
+from ..workspace import Workspace
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .dataset import Bags, load_bags
 from .fit import Labels, draw_loss, fit, uses_mixed_precision
@@ -51,17 +51,15 @@ class Trained:
 
 
 def train(
-    project: Project,
-    settings: Training,
+    workspace: Workspace | Project,
+    settings: Training = Training(),  # noqa: B008  (frozen)
+    *,
     encoder: EmbeddingRecord,
-    cache_root: Path,
     path: Path,
     train_samples: Sequence[str] = (),
     val_samples: Sequence[str] = (),
-    device: str = "auto",
     dry_run: bool = False,
     force: bool = False,
-    progress: Progress = silent,
 ) -> Trained:
     """Train one model on the spots of the samples and write its checkpoint and loss curve.
 
@@ -69,6 +67,8 @@ def train(
     spots of the training samples that lie apart from the others. Raises InputError when samples lack counts or
     embeddings, or were prepared with different geometries.
     """
+    workspace = Workspace.of(workspace)
+    project = workspace.project
     if settings.model not in MODELS:
         raise UsageError(f"there is no model {settings.model!r}", f"Known: {', '.join(MODELS)}.")
     reads = MODELS[settings.model].features
@@ -83,7 +83,7 @@ def train(
     if not learned:
         raise UsageError("no sample is left to train on", "Prepare samples with --counts, or name fewer with --val.")
     samples = learned + held
-    where = device_of(device)
+    where = device_of(workspace.device)
     _check_samples(samples, settings)
     made_from: dict[str, Any] = {
         "settings": settings.document(),
@@ -97,7 +97,7 @@ def train(
         return Trained(path, unchanged=True)
 
     began = time.perf_counter()
-    cache = Cache(cache_root, encoder.fingerprint, encoder.description.dimension)
+    cache = Cache(workspace.cache, encoder.fingerprint, encoder.description.dimension)
     check_shards(project, samples, cache, encoder)
     bags = load_bags(samples, cache, encoder.description, outside=False)
     genes, counts, lost = _panel(samples, len(learned), settings.genes)
@@ -109,7 +109,7 @@ def train(
     scale = standardisation(bags, learn)
     torch.manual_seed(settings.seed)
     model = build_model(settings, scale.dimension, len(genes))
-    history = fit(model, scale.of(bags), labels, learn, stop, settings, where, progress)
+    history = fit(model, scale.of(bags), labels, learn, stop, settings, where, workspace.progress)
     best = int(np.argmin(history[:, 1]))
     info = CheckpointInfo(
         name=path.stem,
@@ -160,25 +160,24 @@ def with_own_defaults(settings: Training) -> Training:
 
 
 def train_folds(
-    project: Project,
-    settings: Training,
+    workspace: Workspace | Project,
+    settings: Training = Training(),  # noqa: B008  (frozen)
+    *,
     encoder: EmbeddingRecord,
-    cache_root: Path,
     path: Path,
     folds: int,
     samples: Sequence[str] = (),
-    device: str = "auto",
     dry_run: bool = False,
     force: bool = False,
-    progress: Progress = silent,
 ) -> list[Trained]:
     """Train one model a fold, on the samples of the other folds' donors: <path>-fold1.pt, ... (DESIGN 9).
 
     A donor is never split; there are at most as many folds as donors. `evaluate` scores each model on what it left out.
     """
+    workspace = Workspace.of(workspace)
     if folds < 2:
         raise UsageError(f"of {folds} folds none can be left out", "Ask for at least 2.")
-    chosen = _learnable(project, samples)
+    chosen = _learnable(workspace.project, samples)
     donors = sorted({sample.donor for sample in chosen})
     if len(donors) < 2:
         raise InputError(f"folds keep a donor whole, and all samples are of {donors[0]}", "Name donors with --donor.")
@@ -187,7 +186,9 @@ def train_folds(
         left_out = donors[fold :: min(folds, len(donors))]
         kept = [sample.name for sample in chosen if sample.donor not in left_out]
         at = path.with_name(f"{path.stem}-fold{fold + 1}.pt")
-        done.append(train(project, settings, encoder, cache_root, at, kept, (), device, dry_run, force, progress))
+        done.append(
+            train(workspace, settings, encoder=encoder, path=at, train_samples=kept, dry_run=dry_run, force=force)
+        )
     return done
 
 
