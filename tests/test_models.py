@@ -17,7 +17,7 @@ from scipy.stats import nbinom, poisson
 from ds2c_cli.evaluation.baselines import area_split, even_split
 from ds2c_cli.models import MODELS, additive
 from ds2c_cli.models.additive import expected_log, log_negative_binomial, log_spread
-from ds2c_cli.models.base import Measured
+from ds2c_cli.models.base import Measured, SpotModel
 from ds2c_cli.models.batch import Bag
 from ds2c_cli.prediction.deconvolve import share_out
 
@@ -57,6 +57,14 @@ def hidden(model, bag, cell):
     present = [row for row in bag.around[spot].tolist() if row >= 0]
     around = torch.stack([model.phi_spot(bag.tiles[row]) for row in present]).mean(0) if present else torch.zeros(16)
     return torch.cat([model.phi_cell(bag.cells[cell]), model.phi_spot(bag.tiles[bag.own[spot]]), around])
+
+
+def test_a_model_that_implements_nothing_cannot_be_made():
+    class Nothing(SpotModel):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract.*cell.*spot.*start_at"):
+        Nothing()
 
 
 @pytest.mark.parametrize("deep", ["paper", "additive"])

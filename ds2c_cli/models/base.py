@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -48,7 +48,7 @@ class Reading:
     spot_log: torch.Tensor  # (S, G) the same of the spot
 
 
-class SpotModel(nn.Module):
+class SpotModel(nn.Module, ABC):
     """A model over d-dimensional embeddings and G genes; a new one is a subclass and an entry in `MODELS`."""
 
     # The paper's, of Adam, batches, layers, and epochs without a better loss; used unless the settings say others.
