@@ -15,10 +15,10 @@ from scipy.special import gammaln
 from scipy.stats import nbinom, poisson
 
 from ds2c_cli.evaluation.baselines import area_split, even_split
-from ds2c_cli.models import MODELS, additive
-from ds2c_cli.models.additive import expected_log, log_negative_binomial, log_spread
+from ds2c_cli.models import MODELS, count_likelihood
 from ds2c_cli.models.base import Measured, SpotModel
 from ds2c_cli.models.batch import Bag
+from ds2c_cli.models.count_likelihood import expected_log, log_negative_binomial, predictive_sd
 from ds2c_cli.prediction.deconvolve import share_out
 
 D, G = 5, 7
@@ -196,17 +196,17 @@ def test_the_expected_log_is_the_sum_over_poisson_counts(total):
     means = np.array([0.0, 1e-4, 0.03, 0.5, 2.0, 9.0, 60.0])
     counts = np.arange(1000)
     brute = [(poisson.pmf(counts, mean) * np.log1p(1e4 * counts / total)).sum() for mean in means]
-    found = expected_log(torch.tensor(means, dtype=torch.float32)[None], torch.tensor([[total]]))[0]
+    found = expected_log(torch.tensor(means, dtype=torch.float32)[None], total=torch.tensor([[total]]))[0]
     np.testing.assert_allclose(found.numpy(), brute, rtol=1e-3, atol=1e-6)
 
 
 def test_the_expected_log_of_many_counts_is_the_log_of_their_mean():
-    found = expected_log(torch.tensor([[4e5, 6e5]]), torch.tensor([[1e6]]))
+    found = expected_log(torch.tensor([[4e5, 6e5]]), total=torch.tensor([[1e6]]))
     np.testing.assert_allclose(found.numpy(), np.log1p([[4e3, 6e3]]), rtol=1e-3)
 
 
 @pytest.mark.parametrize("total", [80.0, 660.0, 20_000.0])
-def test_the_spread_is_that_of_negative_binomial_counts(total):
+def test_the_predictive_sd_is_that_of_negative_binomial_counts(total):
     means = np.array([1e-4, 0.03, 0.5, 2.0, 9.0, 60.0, 64.0, 110.0, 110.0, 150.0, 1000.0, 3000.0])
     size = np.array([0.5, 3.0, 20.0, 1.0, 3.0, 3.0, 1000.0, 3000.0, 0.1, 200.0, 30.0, 3.0])
     counts = np.arange(40_000)
@@ -214,14 +214,15 @@ def test_the_spread_is_that_of_negative_binomial_counts(total):
     chance = nbinom.pmf(counts, size[:, None], (size / (size + means))[:, None])
     brute = np.sqrt((chance * log**2).sum(1) - (chance * log).sum(1) ** 2)
     mean, of_gene = (torch.from_numpy(values.astype(np.float32)) for values in (means, size))
-    found = log_spread(torch.stack([mean, mean / 2]), torch.full((2, 1), total), of_gene)
+    found = predictive_sd(torch.stack([mean, mean / 2]), total=torch.full((2, 1), total), inverse_dispersion=of_gene)
     np.testing.assert_allclose(found[0].numpy(), brute, rtol=2e-2)
 
 
 def test_the_likelihood_is_scipys():
     random = np.random.default_rng(0)
     counts, mean, size = random.poisson(5, (20, 3)), random.uniform(0.01, 30, (20, 3)), random.uniform(0.1, 50, 3)
-    found = log_negative_binomial(*(torch.from_numpy(np.asarray(x, float)) for x in (counts, mean, size)))
+    k, m, n = (torch.from_numpy(np.asarray(x, float)) for x in (counts, mean, size))
+    found = log_negative_binomial(k, mean=m, inverse_dispersion=n)
     np.testing.assert_allclose(found.numpy(), nbinom.logpmf(counts, size, size / (size + mean)), rtol=1e-9)
 
 
@@ -265,7 +266,7 @@ def test_the_ceiling_is_the_additive_model_of_spots_of_one_cell(bag):
 
 def test_rates_are_the_mean_of_networks_that_learn_one_by_one(bag):
     model, measured = model_of("additive"), measured_at(50.0)
-    of_networks = torch.stack(list(model.rates_by_member(bag)))
+    of_networks = torch.stack(list(model.rates_by_network(bag)))
     assert not torch.allclose(of_networks[0], of_networks[1])
     assert torch.allclose(model.rates(bag), of_networks.mean(0))
     model.train()
@@ -275,7 +276,8 @@ def test_rates_are_the_mean_of_networks_that_learn_one_by_one(bag):
     losses = []
     for rates in of_networks:
         mean = (50 * model.totals(rates, bag)).clamp(min=1e-7)
-        losses.append(-log_negative_binomial(measured.counts, mean, model.log_size.exp()).mean())
+        chance = log_negative_binomial(measured.counts, mean=mean, inverse_dispersion=model.log_size.exp())
+        losses.append(-chance.mean())
     assert model.loss(bag, measured).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
@@ -297,12 +299,12 @@ def test_a_cells_log_is_expected_at_the_depth_of_its_spot(bag):
     total = 300 * model.totals(rates, bag).sum(1)
     for cell in (0, 3):
         n = total[bag.spot_of[cell]].item()
-        assert torch.allclose(read.share_log[cell], expected_log(300 * rates[cell][None], torch.tensor([[n]]))[0])
+        assert torch.allclose(read.share_log[cell], expected_log(300 * rates[cell][None], total=torch.tensor([[n]]))[0])
     assert (read.share_log <= torch.log1p(read.share) + 1e-4).all()  # Jensen
 
 
 def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag, monkeypatch):
-    monkeypatch.setattr(additive, "TRUSTED", 0.0)
+    monkeypatch.setattr(count_likelihood, "TRUSTED", 0.0)
     model = model_of("additive")
     model.depth.fill_(300.0)
     model.typical_total.fill_(2.0)
@@ -318,7 +320,7 @@ def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag, monkeypa
         read, rates = model.read(bag), model.rates(bag)
         composition = model.totals(rates, bag)[[0, 2]] / predicted
         torch.testing.assert_close(
-            read.spot_log[[0, 2]], expected_log(composition * counts, counts), rtol=1e-4, atol=1e-3
+            read.spot_log[[0, 2]], expected_log(composition * counts, total=counts), rtol=1e-4, atol=1e-3
         )
         torch.testing.assert_close(read.share, model.cell(bag))  # what adds up is left alone
     alike = Measured(log[:1], torch.ones(1, 1), torch.ones(1, 1))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .additive import Additive, CellSupervised
+from .additive import Additive
 from .base import SpotModel
+from .cell_supervised import CellSupervised
 from .deepsets import Paper
 from .istar import Istar
 from .mlp import Mlp
