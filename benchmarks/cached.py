@@ -18,7 +18,8 @@ from material import prepared, slide_words
 
 from ds2c_cli.cache.segments import SlideName
 from ds2c_cli.cache.store import Cache, tile_keys
-from ds2c_cli.embeddings.embed import embed, plan, tiles_of
+from ds2c_cli.embeddings.embed import embed
+from ds2c_cli.embeddings.tiles import plan, tiles_of
 from ds2c_cli.encoders.specification import Specification, specify
 from ds2c_cli.project import Project
 from ds2c_cli.settings import Embedding

@@ -20,7 +20,8 @@ from torchvision import transforms
 
 from ds2c_cli.cache.store import Cache, tile_keys
 from ds2c_cli.device import device_of
-from ds2c_cli.embeddings.pipeline import Block, Spent, encode_blocks
+from ds2c_cli.embeddings.pipeline import Spent, encode_blocks
+from ds2c_cli.embeddings.tiles import Block
 from ds2c_cli.encoders.encoder import Encoder, build
 from ds2c_cli.encoders.specification import PRECISIONS, Specification
 from ds2c_cli.io.slides import Slide, blocks_of, open_slide
@@ -134,7 +135,14 @@ def end_to_end(
     """`ds2c embed` from opening the slide to the published segment, into an empty cache; the model is loaded before."""
     keys = tile_keys(sample.slide_fingerprint, boxes, specification.preprocessing.tile_px)
     blocks = [
-        Block(sample.name, sample.slide, sample.slide_fingerprint, boxes[rows], [keys[row] for row in rows])
+        Block(
+            sample=sample.name,
+            slide=sample.slide,
+            fingerprint=sample.slide_fingerprint,
+            boxes=boxes[rows],
+            keys=[keys[row] for row in rows],
+            name=keys[rows[0]].hex(),
+        )
         for rows in blocks_of(boxes)
     ]
     with TemporaryDirectory(prefix="ds2c-benchmark-") as folder:

@@ -19,7 +19,7 @@ import numpy as np
 from ds2c_cli.cache.maintenance import holdings, verify
 from ds2c_cli.cache.store import Cache, MissingEmbeddings
 from ds2c_cli.demo.tissue import paint_sample
-from ds2c_cli.embeddings.embed import tiles_of
+from ds2c_cli.embeddings.tiles import tiles_of
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.project import Project
 from ds2c_cli.records import EncoderDescription

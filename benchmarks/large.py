@@ -143,7 +143,7 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
 
     from ds2c_cli.cache.segments import SlideName
     from ds2c_cli.cache.store import Cache
-    from ds2c_cli.embeddings.embed import tiles_of
+    from ds2c_cli.embeddings.tiles import tiles_of
     from ds2c_cli.training.checkpoint import Checkpoint, Standardisation, build_model
     from ds2c_cli.training.train import with_own_defaults
 

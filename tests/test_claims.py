@@ -17,7 +17,8 @@ from ds2c_cli.cache.claims import Claims
 from ds2c_cli.cache.maintenance import holdings, merge, verify
 from ds2c_cli.cache.store import Cache
 from ds2c_cli.embeddings import pipeline
-from ds2c_cli.embeddings.embed import BLOCK_TILES, Embedded, embed, plan, tiles_of
+from ds2c_cli.embeddings.embed import Embedded, embed
+from ds2c_cli.embeddings.tiles import BLOCK_TILES, plan, tiles_of
 from ds2c_cli.project import Project
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources

@@ -16,8 +16,9 @@ from made import encoder_description
 
 from ds2c_cli.cache.store import Cache
 from ds2c_cli.embeddings import pipeline
-from ds2c_cli.embeddings.embed import embed, plan, tiles_of
-from ds2c_cli.embeddings.pipeline import Block, encode_blocks, share
+from ds2c_cli.embeddings.embed import embed
+from ds2c_cli.embeddings.pipeline import encode_blocks
+from ds2c_cli.embeddings.tiles import Block, plan, shard_of, tiles_of
 from ds2c_cli.encoders.encoder import load
 from ds2c_cli.encoders.preprocessing import pack
 from ds2c_cli.encoders.specification import specify
@@ -42,6 +43,10 @@ def project(painted, tmp_path):
         sources = Sources(slide, str(painted / name / "cells.parquet"), painted / name / "cell_counts.h5ad")
         prepare(home, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="painted")
     return home
+
+
+def block_of(boxes, keys):
+    return Block(sample="a", slide=Path("a"), fingerprint="", boxes=boxes, keys=keys, name="")
 
 
 def expected_embeddings(sample, encoder):
@@ -122,11 +127,8 @@ def test_a_process_that_dies_is_noticed(project, tmp_path, monkeypatch):
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 7))
 def test_shares_are_the_whole_without_overlap_and_even(sizes, count):
-    blocks = [
-        Block("a", Path("a"), "", np.zeros((n, 3), int), [bytes([i, j]) for j in range(n)], "")
-        for i, n in enumerate(sizes)
-    ]
-    parts = [share(blocks, index, count) for index in range(count)]
+    blocks = [block_of(np.zeros((n, 3), int), [bytes([i, j]) for j in range(n)]) for i, n in enumerate(sizes)]
+    parts = [shard_of(blocks, index, count) for index in range(count)]
     assert [block for part in parts for block in part] == blocks  # in order, each in one
     tiles = [sum(len(block.keys) for block in part) for part in parts]
     assert max(tiles) <= sum(sizes) / count + max(sizes, default=0)
@@ -148,7 +150,7 @@ def test_a_slide_prepared_twice_is_embedded_once(painted, project, tmp_path):
 def small_blocks(monkeypatch):
     """Blocks of 256 pixels, so that small slides have many."""
     inside = blocks_of
-    monkeypatch.setattr("ds2c_cli.embeddings.embed.blocks_of", lambda boxes: inside(boxes, 256))
+    monkeypatch.setattr("ds2c_cli.embeddings.tiles.blocks_of", lambda boxes: inside(boxes, 256))
 
 
 def test_shards_together_are_the_whole_whatever_the_cache_holds(project, tmp_path, monkeypatch):
@@ -201,7 +203,7 @@ def test_a_slide_that_fails_is_named_at_the_end_and_the_others_are_done(project,
 
 def test_a_damaged_tile_costs_its_block_only(project, tmp_path, monkeypatch):
     blocks = lambda boxes: [rows for rows in np.array_split(np.arange(len(boxes)), 20) if len(rows)]  # noqa: E731
-    monkeypatch.setattr("ds2c_cli.embeddings.embed.blocks_of", blocks)
+    monkeypatch.setattr("ds2c_cli.embeddings.tiles.blocks_of", blocks)
     inside, calls = pipeline.crop_block, []
 
     def crop_block(slide, boxes):
@@ -252,10 +254,7 @@ def test_batches_are_bounded_in_tiles_and_in_bytes(monkeypatch):
     tiles = [np.full((side, side, 3), row, np.uint8) for row, side in enumerate(sides)]
     keys = [bytes([row]) for row in range(len(tiles))]
     cuts = np.split(np.arange(len(tiles)), [3, 5, 14])
-    read = [
-        (Block("a", Path("a"), "", np.zeros((len(c), 3)), [keys[i] for i in c], ""), [tiles[i] for i in c])
-        for c in cuts
-    ]
+    read = [(block_of(np.zeros((len(c), 3)), [keys[i] for i in c]), [tiles[i] for i in c]) for c in cuts]
     seen = list(pipeline._batches(iter(read), Batching()))
     assert [key for batch, _ in seen for _, key in batch] == keys
     assert all(int(tile[0, 0, 0]) == batch[row][1][0] for batch, held in seen for row, tile in enumerate(held))
@@ -264,7 +263,7 @@ def test_batches_are_bounded_in_tiles_and_in_bytes(monkeypatch):
 
 def test_tiles_that_wait_for_their_batch_do_not_hold_their_block():
     region = np.zeros((2048, 2048, 3), np.uint8)
-    block = Block("a", Path("a"), "", np.zeros((3, 3)), [b"1", b"2", b"3"], "")
+    block = block_of(np.zeros((3, 3)), [b"1", b"2", b"3"])
     crops = [region[:10, :10], region[5:15, :10], region[:10, 5:15]]
     ((_, tiles),) = pipeline._batches(iter([(block, crops)]), Batching())
     assert not any(np.shares_memory(tile, region) for tile in tiles)
@@ -274,7 +273,7 @@ def test_readers_are_only_a_few_blocks_ahead(monkeypatch):
     started = []
     monkeypatch.setattr(pipeline, "_open_checked", lambda *_: None)
     monkeypatch.setattr(pipeline, "crop_block", lambda slide, boxes: started.append(1) or [])
-    blocks = [Block("a", Path("a"), "", np.zeros((0, 3)), [], "") for _ in range(50)]
+    blocks = [block_of(np.zeros((0, 3)), []) for _ in range(50)]
     for taken, _ in enumerate(pipeline._read_ahead(blocks, 3, {})):
         assert len(started) <= taken + 1 + 3 + 1
     assert len(started) == 50

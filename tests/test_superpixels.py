@@ -11,8 +11,9 @@ from made import checkpoint_info
 
 from ds2c_cli.cache.store import Cache
 from ds2c_cli.choices import Features
-from ds2c_cli.embeddings.embed import embed, tiles_of
+from ds2c_cli.embeddings.embed import embed
 from ds2c_cli.embeddings.superpixels import FAR, load_superpixels, map_boxes
+from ds2c_cli.embeddings.tiles import tiles_of
 from ds2c_cli.encoders.encoder import Encoder, load
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import InputError, UsageError

@@ -78,7 +78,7 @@ def verify(
     """Check every checksum; rescue what is sound of a damaged segment and put its file into quarantine."""
     console.configure(json=json, debug=debug)
     from ..cache.maintenance import verify as verify_cache
-    from ..embeddings.embed import to_encode_again
+    from ..embeddings.tiles import to_encode_again
     from ..project import Project
     from ..workspace import default_cache
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -30,6 +30,7 @@ from ..encoders.specification import Specification
 from ..errors import Ds2cError, InputError, Stopped
 from ..io.slides import Slide, crop_block, open_slide
 from ..progress import Progress
+from .tiles import Block, shard_of
 
 MAX_READERS = 8  # threads; benchmarks/crops.py
 BATCH_BYTES = 128 << 20  # pixels of a batch at most, however large its tiles
@@ -37,22 +38,6 @@ PATIENCE_SECONDS = (4.0, 60.0)  # at least and at most, once, for what others ha
 LOOK_SECONDS = 2.0  # between two looks at what others have published
 ASK_SECONDS = 0.5  # the same while waiting for it
 POLL_SECONDS = 1.0  # how often the parent looks whether its processes live
-
-
-@dataclass(frozen=True)
-class Block:
-    """Tiles of one block of a slide that have no embedding yet: boxes (n, 3) in pixels and their cache keys."""
-
-    sample: str
-    slide: Path
-    fingerprint: str  # the slide's, when it was prepared
-    boxes: np.ndarray
-    keys: list[bytes]
-    name: str  # the same for whoever has this block to do
-
-    def only(self, rows: np.ndarray) -> Block:
-        """The same block with these of its tiles."""
-        return replace(self, boxes=self.boxes[rows], keys=[self.keys[row] for row in rows])
 
 
 Named = tuple[SlideName, bytes]
@@ -71,13 +56,6 @@ class Spent:
     wall: float = 0.0
     batch_size: int = 0
     failures: dict[str, Ds2cError] = field(default_factory=dict)  # the first of each sample
-
-
-def share(blocks: Sequence[Block], index: int, count: int) -> list[Block]:
-    """The part `index` of `count`: a run of neighbouring blocks, even by tiles; the parts together are the whole."""
-    tiles = np.array([len(block.keys) for block in blocks])
-    middle = np.cumsum(tiles) - tiles / 2
-    return [block for block, at in zip(blocks, middle * count // max(tiles.sum(), 1), strict=True) if at == index]
 
 
 def encode_blocks(
@@ -164,7 +142,7 @@ def encode_on_devices(
     processes = [
         context.Process(
             target=_on_device,
-            args=(told, number, share(blocks, number, len(devices)), specification, cache, device, batch_size),
+            args=(told, number, shard_of(blocks, number, len(devices)), specification, cache, device, batch_size),
             daemon=True,
         )
         for number, device in enumerate(devices)

@@ -13,7 +13,8 @@ from .. import __version__, schema
 from ..cache.store import Cache
 from ..choices import Mode
 from ..device import device_of
-from ..embeddings.embed import Embedded, embed, tiles_of
+from ..embeddings.embed import Embedded, embed
+from ..embeddings.tiles import tiles_of
 from ..errors import InputError, UsageError
 from ..expression import select_genes
 from ..files import recipe_hash, replacing

@@ -10,8 +10,8 @@ import torch
 
 from ..cache.store import Cache
 from ..choices import Features
-from ..embeddings.embed import embeddings_of
 from ..embeddings.superpixels import Superpixels, joined, load_superpixels, positions
+from ..embeddings.tiles import embeddings_of
 from ..models.batch import Bag
 from ..project import Sample
 from ..records import EncoderDescription

@@ -15,7 +15,7 @@ from scipy import sparse
 from .. import __version__
 from ..cache.store import Cache
 from ..device import device_of
-from ..embeddings.embed import check_shards
+from ..embeddings.tiles import check_shards
 from ..errors import InputError, UsageError
 from ..expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
 from ..files import recipe_hash
