@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ds2c_cli import encoders
+from ds2c_cli.choices import Pooling
 from ds2c_cli.encoders import IMAGENET, Preprocessing, check, lite, timm_models, weights
 from ds2c_cli.encoders.encoder import Encoder, build, load
 from ds2c_cli.encoders.preprocessing import pack, resize
@@ -126,7 +127,7 @@ def test_tokens_are_those_of_transformers(snapshot, kind, config):
 
 def test_the_mean_of_the_patch_tokens_leaves_registers_out(snapshot, monkeypatch):
     folder, original = snapshot("Dinov2WithRegisters", num_register_tokens=3)
-    recipe = dataclasses.replace(PHIKON, name="both", pooling="cls + mean", dimension=64)
+    recipe = dataclasses.replace(PHIKON, name="both", pooling=Pooling.CLS_AND_MEAN, dimension=64)
     monkeypatch.setitem(encoders.RECIPES, "both", recipe)
     tile = tissue(224)
     pixels = torch.from_numpy((tile / 255 - IMAGENET[0]) / IMAGENET[1]).float().permute(2, 0, 1)[None]
@@ -324,7 +325,7 @@ def test_a_timm_folder_is_fed_and_pooled_as_its_config_says(timm_folder, pool):
 def test_positions_of_another_resolution_are_resampled_as_timm_does(timm_folder, monkeypatch):
     """As DINOv2, trained at 518 px and fed 224."""
     folder, network, _ = timm_folder()
-    recipe = encoders.Recipe("small", repository="x/y", pooling="cls", dimension=32)
+    recipe = encoders.Recipe("small", repository="x/y", pooling=Pooling.CLS, dimension=32)
     recipe = dataclasses.replace(
         recipe, preprocessing=Preprocessing((0.6, 0.5, 0.4), (0.2, 0.3, 0.4), 64, 0, "bilinear")
     )
@@ -339,7 +340,7 @@ def test_positions_of_another_resolution_are_resampled_as_timm_does(timm_folder,
 
 def test_a_config_that_contradicts_the_registry_is_an_error_that_shows_both(timm_folder, monkeypatch):
     folder, _, _ = timm_folder()
-    recipe = encoders.Recipe("small", repository="x/y", pooling="cls", dimension=32)
+    recipe = encoders.Recipe("small", repository="x/y", pooling=Pooling.CLS, dimension=32)
     recipe = dataclasses.replace(recipe, preprocessing=Preprocessing((0.5,) * 3, (0.2, 0.3, 0.4), 96, 0, "bilinear"))
     monkeypatch.setitem(encoders.RECIPES, "small", recipe)
     with pytest.raises(WeightsError, match=r"mean = \(0.6, 0.5, 0.4\), the registry \(0.5, 0.5, 0.5\)") as error:

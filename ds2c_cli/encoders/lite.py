@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import MAP, Recipe
+from ..choices import Pooling
+from . import Recipe
 from .timm_models import read
 from .weights import Snapshot
 
@@ -39,7 +40,7 @@ def network(recipe: Recipe) -> nn.Module:
     """timm's network, with weights that mean nothing yet."""
     import timm
 
-    return StageFour(timm.create_model(recipe.architecture, pretrained=False), recipe.pooling != MAP)
+    return StageFour(timm.create_model(recipe.architecture, pretrained=False), recipe.pooling != Pooling.MAP)
 
 
 def map_shape(recipe: Recipe) -> tuple[int, int, int]:

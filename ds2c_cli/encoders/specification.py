@@ -15,7 +15,7 @@ from ..choices import Features, Pooling
 from ..device import device_of
 from ..errors import UsageError, WeightsError
 from ..records import EncoderDescription
-from . import MAP, Preprocessing, Recipe, colour, lite, recipe_of, timm_models, transformers_vit, weights
+from . import Preprocessing, Recipe, colour, lite, recipe_of, timm_models, transformers_vit, weights
 from .weights import Snapshot
 
 # A format completes a recipe from the snapshot's configs, makes the network, and names its tensors.
@@ -55,7 +55,7 @@ class Specification:
             encoder=recipe.name,
             architecture=recipe.architecture,
             arguments=dict(recipe.arguments),
-            pooling=Pooling(recipe.pooling),
+            pooling=recipe.pooling,
             dimension=recipe.dimension,
             mean=of.mean,
             std=of.std,
@@ -110,7 +110,7 @@ def _with_map(recipe: Recipe) -> Recipe:
     assert recipe.preprocessing is not None
     tile_px, side, width = FORMATS[recipe.format].map_shape(recipe)
     preprocessing = replace(recipe.preprocessing, tile_px=tile_px, resize_px=0)
-    return replace(recipe, pooling=MAP, preprocessing=preprocessing, dimension=side**2 * width, map_side=side)
+    return replace(recipe, pooling=Pooling.MAP, preprocessing=preprocessing, dimension=side**2 * width, map_side=side)
 
 
 def _agreed(recipe: Recipe, declared: Recipe) -> Recipe:

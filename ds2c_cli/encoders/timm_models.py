@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..choices import Pooling
 from ..errors import UsageError
-from . import MAP, Preprocessing, Recipe
+from . import Preprocessing, Recipe
 from .weights import Snapshot
 
 CLASSES = {"SiLU": nn.SiLU}  # arguments that are classes, by the names that the registry uses; timm's are added
-RESOLUTIONS = ("img_size", "input_size")
 
 
 def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
@@ -37,20 +37,20 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
     said = config.get("pretrained_cfg", {})
     if recipe.preprocessing is None and not said:
         said = known.to_dict()
-    if recipe.pooling == "own" and "global_pool" in config:
+    if recipe.pooling == Pooling.OWN and "global_pool" in config:
         arguments.setdefault("global_pool", config["global_pool"])
     recipe = replace(recipe, arguments=arguments)
     with torch.device("meta"):
         empty = _create(recipe)
     width = getattr(empty, "head_hidden_size", empty.num_features)
-    dimension = int(width) * (2 if recipe.pooling == "cls + mean" else 1)  # type: ignore[arg-type]
+    dimension = int(width) * (2 if recipe.pooling == Pooling.CLS_AND_MEAN else 1)  # type: ignore[arg-type]
     return replace(recipe, dimension=dimension, preprocessing=_preprocessing(said) if said else recipe.preprocessing)
 
 
 def network(recipe: Recipe) -> nn.Module:
     """The architecture with weights that mean nothing yet: (n, 3, h, w) normalised -> (n, dimension)."""
     made = _create(recipe)
-    return made if recipe.pooling == "own" else Pooled(made, recipe.pooling)
+    return made if recipe.pooling == Pooling.OWN else Pooled(made, recipe.pooling)
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +61,7 @@ def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
     if known := timm.get_pretrained_cfg(recipe.architecture):
         heads = (known.classifier,) if isinstance(known.classifier, str) else tuple(known.classifier or ())
         state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] not in heads}
-    prefix = "" if recipe.pooling == "own" else "network."
+    prefix = "" if recipe.pooling == Pooling.OWN else "network."
     return {prefix + name: tensor for name, tensor in state.items()}
 
 
@@ -76,16 +76,16 @@ def fit_to(made: nn.Module, tile_px: int) -> None:
 class Pooled(nn.Module):
     """A vision transformer's tokens after the final norm, as one vector a tile."""
 
-    def __init__(self, network: nn.Module, pooling: str) -> None:
+    def __init__(self, network: nn.Module, pooling: Pooling) -> None:
         super().__init__()
         self.network, self.pooling = network, pooling
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         tokens = self.network.forward_features(pixels)  # type: ignore[operator]  # (n, prefix + patches, width)
-        if self.pooling == "cls":
+        if self.pooling == Pooling.CLS:
             return tokens[:, 0]
         patches = tokens[:, self.network.num_prefix_tokens :]  # registers are no patches
-        if self.pooling == MAP:
+        if self.pooling == Pooling.MAP:
             return patches.flatten(1)  # (n, patches * width), row by row
         return torch.cat([tokens[:, 0], patches.mean(1)], -1)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..choices import Pooling
 from . import Preprocessing, Recipe
 from .timm_models import Pooled, read
 from .weights import CONFIG, PROCESSOR, Snapshot
@@ -110,8 +111,8 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
         recipe,
         architecture="VisionTransformer",
         arguments=arguments,
-        pooling="cls" if recipe.pooling == "own" else recipe.pooling,
-        dimension=width * (2 if recipe.pooling == "cls + mean" else 1),
+        pooling=Pooling.CLS if recipe.pooling == Pooling.OWN else recipe.pooling,
+        dimension=width * (2 if recipe.pooling == Pooling.CLS_AND_MEAN else 1),
         preprocessing=_preprocessing(snapshot.processor) if snapshot.processor else recipe.preprocessing,
     )
 
