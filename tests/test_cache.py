@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import secrets
 import stat
@@ -228,6 +229,20 @@ def test_what_a_segment_says_of_itself(root: Path) -> None:
     assert about["sha256"] == hashlib.sha256(segment.read_bytes()).hexdigest()
     assert stat.S_IMODE(segment.stat().st_mode) == 0o444
     assert json.loads((segment.parent / "encoder.json").read_text()) == ABOUT
+
+
+def test_a_segment_is_newer_than_those_before_it_and_than_those_of_earlier_versions(root: Path) -> None:
+    filled(root, 5)
+    (first,) = segments(root)
+    renamed = [path.rename(path.with_stem("seg-01KB7Y5X3MZ8V9QW2E4R6T0ASD")) for path in first.parent.glob("seg-*")]
+    assert len(renamed) == 2
+    with opened(root).writer(ABOUT) as writer:  # the same tiles again, otherwise
+        writer.append(SLIDE, tiles(5), embeddings(5, 100))
+    filled(root, 5, 10)
+    named = [path.stem.removeprefix("seg-") for path in segments(root)]
+    assert named[0].startswith("01KB")
+    assert all(re.fullmatch(r"\d{8}T\d{12}_[0-9a-f]{16}", name) for name in named[1:])
+    assert np.array_equal(opened(root).get(tiles(5)), embeddings(5, 100))
 
 
 def test_no_vectors_no_segment(root: Path, scratch: Path) -> None:

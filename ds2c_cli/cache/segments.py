@@ -35,7 +35,6 @@ PAGE_HEADER = struct.Struct("<QHHI")  # of an overflow page: number, padding, fl
 OVERFLOW = 0x04
 KEY = np.dtype("V16")
 WHERE = np.dtype([("pack", "<u4"), ("row", "<u2")])
-CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 OUT_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}  # EIO: what LMDB makes of a short write
 CORRUPT = (
     lmdb.CorruptedError,
@@ -141,7 +140,7 @@ class PrivateSegment:
     @classmethod
     def create(cls, home: Path) -> PrivateSegment:
         """A new segment in this folder on scratch; raises Ds2cError where it cannot be written."""
-        path = home / f"seg-{_ulid()}.mdb"
+        path = home / f"seg-{_new_name()}.mdb"
         new = path.with_suffix(".new")
         with writing_to(home):
             lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -302,10 +301,12 @@ def _unpack(value: bytes, dimension: int) -> Pack:
     return Pack(slide, names, vectors.reshape(count, wide))
 
 
-def _ulid() -> str:
-    """A name that sorts by time and is not given twice (github.com/ulid/spec): 48 bits of ms, 80 random ones."""
-    number = time.time_ns() // 1_000_000 << 80 | secrets.randbits(80)
-    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+def _new_name() -> str:
+    """Make a name that sorts by time and is not given twice: UTC in microseconds, and 64 random bits.
+
+    It sorts after the names of earlier versions, which are ULIDs and begin with a 0.
+    """
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}_{secrets.token_hex(8)}"
 
 
 def is_ours(home: Path) -> bool:
