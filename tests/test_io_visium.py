@@ -190,7 +190,7 @@ def test_a_visium_sample_is_prepared_from_its_folder(painted: Path, tmp_path: Pa
     project = Project(tmp_path / "project")
     done = prepare(project, sources(painted, tmp_path / "outs", trust_coordinates=True), geometry=Geometry())
     sample = project.sample("slide")
-    assert sample.measured
+    assert sample.record.measured
     assert sample.lattice.layout == "hex"
     assert sample.mpp == pytest.approx(mpp, rel=5e-3)
     assert done.n_spots == int(table["in_tissue"].sum())
