@@ -18,6 +18,7 @@ from ..io.hest import open_hest
 from ..models import MODELS
 from ..samples.manifest import COLUMNS, Request, requests_of
 from ..settings import DEFAULT_ENCODER, PRESETS, Embedding, Geometry, Training, preset, resolve
+from ..training.folds import folds_of
 
 SplitBy = Literal["donor", "patient", "sample"]
 FOLDS = 5  # at most; DESIGN 9
@@ -251,13 +252,13 @@ def _folds(
             apart = {sample: OOD for sample, of in cohort.items() if of in design["ood"]}
             yield Fold(name, 0, tuple(inside), apart)
             continue
-        groups = sorted({group[sample] for sample in inside})
-        count = min(design.get("folds", FOLDS), len(groups))
-        if count < 2:
+        groups = {group[sample] for sample in inside}
+        most = design.get("folds", FOLDS)
+        if min(most, len(groups)) < 2:
             yield Fold(name, 0, tuple(inside), dict.fromkeys(inside, IS))
             continue
-        for number in range(count):
-            out = [sample for sample in inside if group[sample] in groups[number::count]]
+        for left_out in folds_of(groups, most=most):
+            out = [sample for sample in inside if group[sample] in left_out]
             kept = [sample for sample in inside if sample not in out]
             yield Fold(name, 0, tuple(kept), dict.fromkeys(kept, IS) | dict.fromkeys(out, OOS))
 

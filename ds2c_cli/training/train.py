@@ -30,6 +30,7 @@ from ..workspace import Workspace
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .dataset import Bags, load_bags
 from .fit import Labels, draw_loss, fit, uses_mixed_precision
+from .folds import folds_of
 
 CELL_SUPERVISED = "cell-supervised"
 
@@ -170,7 +171,7 @@ def train_folds(
     dry_run: bool = False,
     force: bool = False,
 ) -> list[Trained]:
-    """Train one model a fold, on the samples of the other folds' donors: <path>-fold1.pt, ... (DESIGN 9).
+    """Train one model a fold, on the samples of the other folds' donors: <path>-fold1.pt, ....
 
     A donor is never split; there are at most as many folds as donors. `evaluate` scores each model on what it left out.
     """
@@ -178,14 +179,15 @@ def train_folds(
     if folds < 2:
         raise UsageError(f"of {folds} folds none can be left out", "Ask for at least 2.")
     chosen = _learnable(workspace.project, samples)
-    donors = sorted({sample.donor for sample in chosen})
+    donors = {sample.donor for sample in chosen}
     if len(donors) < 2:
-        raise InputError(f"folds keep a donor whole, and all samples are of {donors[0]}", "Name donors with --donor.")
+        raise InputError(
+            f"folds keep a donor whole, and all samples are of {donors.pop()}", "Name donors with --donor."
+        )
     done = []
-    for fold in range(min(folds, len(donors))):
-        left_out = donors[fold :: min(folds, len(donors))]
+    for number, left_out in enumerate(folds_of(donors, most=folds), 1):
         kept = [sample.name for sample in chosen if sample.donor not in left_out]
-        at = path.with_name(f"{path.stem}-fold{fold + 1}.pt")
+        at = path.with_name(f"{path.stem}-fold{number}.pt")
         done.append(
             train(workspace, settings, encoder=encoder, path=at, train_samples=kept, dry_run=dry_run, force=force)
         )
