@@ -15,7 +15,7 @@ from . import timm_models
 from .preprocessing import Tiles, pack, resize
 from .specification import PRECISIONS, Specification, specify
 
-CPU_BATCH = 32  # benchmarks/batch_size.py: a CPU gains nothing beyond
+CPU_BATCH = 32  # a CPU gains nothing beyond (benchmarks/encoder_settings.py)
 CUDA_BATCHES = (64, 128, 256, 512, 1024)
 GAIN = 1.03  # a doubled batch that is not this much faster is not worth its memory
 
