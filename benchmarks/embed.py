@@ -162,7 +162,7 @@ def spot_by_spot(
     device: torch.device,
     folder: Path,
 ) -> float:
-    """Seconds for the published implementation's way (FACTS 4), with the same network and precision.
+    """Seconds for the published implementation's way, by the same network and precision.
 
     A read and a transform a tile; the cells of a spot as a batch, its own tile as a batch of one; one .npy a spot. It
     reads through this project's reader, as its own (pyvips) is not installed: a read a cell is equally fast in both.

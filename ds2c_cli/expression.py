@@ -13,7 +13,7 @@ from scipy import sparse
 from .errors import InputError
 from .schema import TARGET_SUM
 
-MIN_SEEN = 20  # cells or spots of a sample a gene must be seen in (DESIGN 7)
+MIN_SEEN = 20  # cells or spots of a sample a gene must be seen in
 CONTROL = re.compile(
     r"^(neg(ative)?[ _-]?(control|prb|probe)|blank[ _-]?\w*|unassigned|deprecated|antisense|intergenic|"
     r"systemcontrol|falsecode|custom_?control)",
@@ -43,7 +43,7 @@ def sum_over_spots(counts: sparse.csr_matrix, member: np.ndarray, n_spots: int) 
 def log_share(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """log1p(1e4 * counts / totals), (n, g) float32; NaN where a total is zero: there is no share of nothing.
 
-    With a spot's own total this is the training label; with a cell's **spot** total it is `spot_share` (DESIGN 7).
+    With a spot's own total this is the training label; with a cell's **spot** total it is `spot_share`.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.log1p(TARGET_SUM * counts / totals[:, None])

@@ -70,7 +70,7 @@ def pseudo_spots(width: int, height: int, mpp: float, geometry: Geometry) -> np.
     """Centres (n, 2) in pixels of the pseudo-spots whose whole tile lies on the slide, row by row.
 
     `grid`: adjoining square tiles with a disc in the centre of each; `hex`: rows half a pitch apart in x and
-    sqrt(3)/2 pitches in y, as Visium's (DESIGN 6).
+    sqrt(3)/2 pitches in y, as Visium's.
     """
     half = geometry.spot_tile_um / mpp / 2
     pitch = (geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um) / mpp

@@ -27,7 +27,7 @@ PREDICTION_VERSION = 2  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
 METRICS_VERSION = 2  # evaluation/<name>/metrics.json
 EXPORT_VERSION = 1  # exports/
 
-# Files of a project (DESIGN 4)
+# Files of a project
 SETTINGS_FILE = "ds2c.toml"
 SAMPLE_FILE = "sample.json"
 CELLS_FILE = "cells.parquet"
@@ -64,7 +64,7 @@ SPOT_COLUMNS = {
     "n_cells": "int32",  # members
 }
 
-# AnnData of predictions (DESIGN 7)
+# AnnData of predictions
 LAYER_SPOT_SHARE = "spot_share"  # what log1p(1e4 * c / total of the spot) should come to: the paper's scale
 OF_SPOT = "of_spot"  # obs: the cell's share of its spot's counts, all genes together; NaN for a cell without a spot
 LAYER_SD = "spot_share_sd"  # SD of what spot_share is the mean of, with --uncertainty only
@@ -73,4 +73,4 @@ OBSM_UM = "spatial"
 OBSM_PX = "spatial_px"
 UNS = "ds2c"
 
-TARGET_SUM = 10_000.0  # counts a spot (or cell) is normalised to before log1p (DESIGN 7)
+TARGET_SUM = 10_000.0  # counts a spot (or cell) is normalised to before log1p

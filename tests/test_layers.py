@@ -1,4 +1,4 @@
-"""Layers: imports go one way, the command line opens fast, every module says what it owns (DESIGN 3)."""
+"""Layers: imports go one way, the command line opens fast, every module says what it owns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions and samples in the formats of other software (DESIGN 3)."""
+"""Predictions and samples in the formats of other software."""
 
 from __future__ import annotations
 
