@@ -147,7 +147,7 @@ def end_to_end(
     ]
     with TemporaryDirectory(prefix="ds2c-benchmark-") as folder:
         cache = Cache(Path(folder), specification.fingerprint, specification.recipe.dimension)
-        spent = encode_blocks(blocks, specification, cache, [device], batch_size, silent)
+        spent = encode_blocks(blocks, specification, cache, devices=[device], batch_size=batch_size, progress=silent)
         if spent.tiles != len(boxes) or cache.missing(keys).any():
             raise SystemExit("not every tile was embedded")
     return spent

@@ -135,7 +135,7 @@ def test_what_another_job_has_claimed_and_not_begun_is_taken_over_at_once(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[int] = []
-    monkeypatch.setattr(pipeline, "_give_time", lambda blocks, *_: waited.append(len(blocks)))
+    monkeypatch.setattr(pipeline, "_give_time", lambda blocks, *_, **__: waited.append(len(blocks)))
     cache = tmp_path / "cache"
     run(project, tmp_path / "other")
     claims = Claims(cache / "v1" / next((tmp_path / "other" / "v1").iterdir()).name)

@@ -109,7 +109,9 @@ def test_an_error_in_one_process_is_the_error_of_the_run(project, tmp_path):
     cache = Cache(tmp_path / "cache", specification.fingerprint, 224)
     blocks, _ = plan(project.samples(), cache, encoder_description(tile_px=112))
     with pytest.raises(Ds2cError, match="weights of imagenet-lite0") as error:
-        pipeline.encode_on_devices(blocks, specification, cache, [torch.device("cpu")] * 2, 0, lambda *_: None)
+        pipeline.encode_on_devices(
+            blocks, specification, cache, devices=[torch.device("cpu")] * 2, batch_size=0, progress=lambda *_: None
+        )
     assert error.value.exit_code == 4
     assert error.value.hint
 
@@ -274,7 +276,7 @@ def test_readers_are_only_a_few_blocks_ahead(monkeypatch):
     monkeypatch.setattr(pipeline, "_open_checked", lambda *_: None)
     monkeypatch.setattr(pipeline, "crop_block", lambda slide, boxes: started.append(1) or [])
     blocks = [block_of(np.zeros((0, 3)), []) for _ in range(50)]
-    for taken, _ in enumerate(pipeline._read_ahead(blocks, 3, {})):
+    for taken, _ in enumerate(pipeline._read_ahead(blocks, readers=3, failures={})):
         assert len(started) <= taken + 1 + 3 + 1
     assert len(started) == 50
 
@@ -308,7 +310,9 @@ def test_an_asynchronous_encoder_has_a_second_batch_under_way(project, tmp_path,
     specification = specify("colour")
     cache = Cache(tmp_path / "cache", specification.fingerprint, 21)
     blocks, tiles = plan([project.sample("one")], cache, encoder_description(tile_px=0))
-    spent = encode_blocks(blocks, specification, cache, [torch.device("cpu")], 50, lambda *_: None)
+    spent = encode_blocks(
+        blocks, specification, cache, devices=[torch.device("cpu")], batch_size=50, progress=lambda *_: None
+    )
     assert spent.tiles == tiles
     assert order[:2] == [("start", 0), ("wait", 0)]  # the tile that tells its width
     assert order[2:6] == [("start", 1), ("start", 2), ("wait", 1), ("start", 3)]

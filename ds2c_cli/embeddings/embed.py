@@ -79,7 +79,13 @@ def embed(
         return done
     if blocks:
         spent = (encode_blocks if len(devices) == 1 else encode_on_devices)(
-            blocks, specification, cache, devices, settings.batch_size, workspace.progress, f"{done.cached:,} cached"
+            blocks,
+            specification,
+            cache,
+            devices=devices,
+            batch_size=settings.batch_size,
+            progress=workspace.progress,
+            facts=f"{done.cached:,} cached",
         )
         _tell(done, spent)
     if not expected:  # what a checkpoint needs is not what the project is embedded with

@@ -7,24 +7,25 @@ import os
 import queue
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
+from multiprocessing.process import BaseProcess
 from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from time import perf_counter, sleep
-from typing import Any
+from types import FrameType
 
 import numpy as np
 import torch
 
 from ..cache.claims import Claims
 from ..cache.segments import SlideName
-from ..cache.store import Cache
+from ..cache.store import Cache, Writer
 from ..encoders.encoder import Encoder
 from ..encoders.specification import Specification
 from ..errors import Ds2cError, InputError, Stopped
@@ -58,45 +59,101 @@ class Spent:
     failures: dict[str, Ds2cError] = field(default_factory=dict)  # the first of each sample
 
 
+Told = tuple[int, "int | Spent | Ds2cError"]
+"""A process's number, and how many tiles it has done, its result, or its error."""
+
+
 def encode_blocks(
     blocks: Sequence[Block],
     specification: Specification,
     cache: Cache,
+    *,
     devices: Sequence[torch.device],
     batch_size: int,
     progress: Progress,
     facts: str = "",
 ) -> Spent:
-    """Embed all tiles of the blocks on the one device, and publish them.
+    """Embed all tiles of the blocks on one device, and publish them.
 
     A block that cannot be read is noted under its sample's name in `failures`, and the others go on.
+
+    Args:
+        blocks: What to embed, in reading order.
+        specification: Encoder.
+        cache: Cache of this encoder.
+        devices: The one device.
+        batch_size: Tiles that go through the network at once; 0: found by trying.
+        progress: Told the tiles done, of how many, and how fast.
+        facts: What to say beside the speed.
     """
     (device,) = devices
     encoder = Encoder(specification, device, batch_size)
-    spent, total = Spent(), sum(len(block.keys) for block in blocks)
-    began = perf_counter()
+    return Pipeline(encoder, cache, progress=progress, facts=facts).run(blocks)
 
-    def collect(batch: list[Named], vectors: Callable[[], np.ndarray]) -> None:
-        start = perf_counter()
-        embeddings = vectors()
-        encoded = perf_counter()
-        first = 0
-        for slide, named in groupby(batch, itemgetter(0)):
-            keys = [key for _, key in named]
-            writer.append(slide, keys, embeddings[first : first + len(keys)])
-            first += len(keys)
-        spent.encode += encoded - start
-        spent.write += perf_counter() - encoded
-        spent.tiles += len(batch)
-        if claims.asked():
-            writer.publish()
-        said = f"{spent.tiles / (perf_counter() - began):,.0f} tiles/s"
-        progress("embed", spent.tiles + spent.found, total, f"{said}, {facts}" if facts else said)
 
-    def encode(some: Iterable[Block], begin: Callable[[Block], bool]) -> None:
+class Pipeline:
+    """Read, encode and write blocks on one device beside any number of jobs that fill the same cache.
+
+    It goes through the blocks in three passes: those that no other job has claimed, those that another has claimed and
+    not begun, and those that another has begun and not published a while later. In each pass threads read ahead, the
+    device works on a batch, and the batch before is written.
+    """
+
+    def __init__(self, encoder: Encoder, cache: Cache, *, progress: Progress, facts: str = "") -> None:
+        self._encoder, self._cache = encoder, cache
+        self._progress, self._facts = progress, facts
+        self._spent, self._total, self._began = Spent(), 0, perf_counter()
+        self._claims: Claims
+        self._writer: Writer
+
+    def run(self, blocks: Sequence[Block]) -> Spent:
+        """Embed all tiles of the blocks, publish them, and say where the time went."""
+        spent, specification = self._spent, self._encoder.specification
+        self._total = sum(len(block.keys) for block in blocks)
+        self._progress("embed", 0, self._total, specification.recipe.name)
+        self._claims = Claims(self._cache.folder)
+        with (
+            closing(self._claims),
+            self._cache.writer(specification.description.document()) as self._writer,
+        ):
+            theirs = self._encode_own(blocks)
+            begun = self._take_over(theirs)
+            self._encode_late(begun)
+            start = perf_counter()
+        spent.write += perf_counter() - start  # leaving the writer publishes
+        spent.wall, spent.batch_size = perf_counter() - self._began, self._encoder.batch_size
+        return spent
+
+    def _encode_own(self, blocks: Iterable[Block]) -> list[Block]:
+        """Encode the blocks that no other job has claimed; returns the others."""
+        theirs: list[Block] = []
+        claimed = (block for block in blocks if _mine(block, self._claims.take, theirs))
+        self._encode(claimed, lambda block: _mine(block, self._claims.begin, theirs))
+        return theirs
+
+    def _take_over(self, theirs: Sequence[Block]) -> list[Block]:
+        """Encode what other jobs have claimed and not begun, last first; returns what they have begun."""
+        begun: list[Block] = []
+        self._encode(reversed(theirs), lambda block: _mine(block, self._claims.begin, begun))
+        return begun
+
+    def _encode_late(self, begun: Sequence[Block]) -> None:
+        """Give other jobs time to publish what they have begun, and encode what they do not: one may be dead."""
+        if not begun:
+            return
+        self._writer.publish()
+        tiles = self._spent.tiles
+        pace = (perf_counter() - self._began) / tiles if tiles else 0.0
+        _give_time(begun, self._cache, claims=self._claims, seconds_per_tile=pace)
+        self._encode(begun, lambda block: True)
+
+    def _encode(self, blocks: Iterable[Block], begin: Callable[[Block], bool]) -> None:
+        """Read blocks ahead and encode those that may be begun when it is their turn."""
+        spent, encoder = self._spent, self._encoder
         under_way: deque[tuple[list[Named], Callable[[], np.ndarray]]] = deque()
         mark = perf_counter()
-        crops = _read_ahead(_still_lacking(some, cache, spent), _readers(device), spent.failures)
+        lacking = _still_lacking(blocks, self._cache, spent)
+        crops = _read_ahead(lacking, readers=_readers(encoder.device), failures=spent.failures)
         for batch, tiles in _batches((one for one in crops if begin(one[0])), encoder):
             read = perf_counter()
             under_way.append((batch, encoder.start(encoder.pack(tiles))))
@@ -104,45 +161,51 @@ def encode_blocks(
             spent.encode += perf_counter() - read
             # While the device works on this batch, the one before is written and the next is read.
             while len(under_way) > encoder.asynchronous:
-                collect(*under_way.popleft())
+                self._write(*under_way.popleft())
             mark = perf_counter()
         while under_way:
-            collect(*under_way.popleft())
+            self._write(*under_way.popleft())
 
-    progress("embed", 0, total, specification.recipe.name)
-    claims = Claims(cache.folder)
-    with closing(claims), cache.writer(specification.description.document()) as writer:
-        theirs, begun = list[Block](), list[Block]()  # of other jobs, or of one that was killed
-        encode((one for one in blocks if _mine(one, claims.take, theirs)), lambda one: _mine(one, claims.begin, theirs))
-        encode(reversed(theirs), lambda one: _mine(one, claims.begin, begun))
-        if begun:
-            writer.publish()
-            _give_time(begun, cache, claims, (perf_counter() - began) / spent.tiles if spent.tiles else 0.0)
-            encode(begun, lambda one: True)
-        start = perf_counter()
-    spent.write += perf_counter() - start  # leaving the writer publishes
-    spent.wall, spent.batch_size = perf_counter() - began, encoder.batch_size
-    return spent
+    def _write(self, batch: list[Named], vectors: Callable[[], np.ndarray]) -> None:
+        """Wait for the vectors of a batch and hand them to the writer."""
+        spent, start = self._spent, perf_counter()
+        embeddings = vectors()
+        encoded = perf_counter()
+        first = 0
+        for slide, named in groupby(batch, itemgetter(0)):
+            keys = [key for _, key in named]
+            self._writer.append(slide, keys, embeddings[first : first + len(keys)])
+            first += len(keys)
+        spent.encode += encoded - start
+        spent.write += perf_counter() - encoded
+        spent.tiles += len(batch)
+        if self._claims.asked():
+            self._writer.publish()
+        rate = f"{spent.tiles / (perf_counter() - self._began):,.0f} tiles/s"
+        told = f"{rate}, {self._facts}" if self._facts else rate
+        self._progress("embed", spent.tiles + spent.found, self._total, told)
 
 
 def encode_on_devices(
     blocks: Sequence[Block],
     specification: Specification,
     cache: Cache,
+    *,
     devices: Sequence[torch.device],
     batch_size: int,
     progress: Progress,
     facts: str = "",
 ) -> Spent:
-    """`encode_blocks` in one process a device, each with its share of the blocks; an error of one ends them all."""
+    """Do what `encode_blocks` does in one process per device, each with its part; an error of one ends them all."""
     context = multiprocessing.get_context("spawn")  # CUDA and LMDB survive no fork
-    told: multiprocessing.Queue[tuple[int, Any]] = context.Queue()
+    told: multiprocessing.Queue[Told] = context.Queue()
     total = sum(len(block.keys) for block in blocks)
     began = perf_counter()
     processes = [
         context.Process(
             target=_on_device,
-            args=(told, number, shard_of(blocks, number, len(devices)), specification, cache, device, batch_size),
+            args=(told, number, shard_of(blocks, number, len(devices))),
+            kwargs={"specification": specification, "cache": cache, "device": device, "batch_size": batch_size},
             daemon=True,
         )
         for number, device in enumerate(devices)
@@ -156,9 +219,9 @@ def encode_on_devices(
             try:
                 number, said = told.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                _check_alive(processes, results, devices, told)
+                _check_alive(processes, told, results=results, devices=devices)
                 continue
-            if isinstance(said, BaseException):
+            if isinstance(said, Ds2cError):
                 raise said
             if isinstance(said, Spent):
                 results[number] = said
@@ -185,8 +248,13 @@ def encode_on_devices(
 
 
 def _check_alive(
-    processes: Sequence[Any], results: dict[int, Spent], devices: Sequence[torch.device], told: Any
+    processes: Sequence[BaseProcess],
+    told: multiprocessing.Queue[Told],
+    *,
+    results: Mapping[int, Spent],
+    devices: Sequence[torch.device],
 ) -> None:
+    """Raise Ds2cError where a process has ended without its result."""
     dead = [number for number, process in enumerate(processes) if number not in results and not process.is_alive()]
     if dead and told.empty():  # in this order: what a process that is dead has told is all there
         raise Ds2cError(
@@ -196,15 +264,16 @@ def _check_alive(
 
 
 def _on_device(
-    told: Any,
+    told: multiprocessing.Queue[Told],
     number: int,
     blocks: Sequence[Block],
+    *,
     specification: Specification,
     cache: Cache,
     device: torch.device,
     batch_size: int,
 ) -> None:
-    """The work of one device, in its own process; tells counts, and at the end its `Spent` or its error."""
+    """Do the work of one device, in its own process; tells counts, and at the end its `Spent` or its error."""
     for each in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(each, signal.SIG_IGN)  # a terminal or SLURM sends it to all; the parent passes on a SIGTERM
     signal.signal(signal.SIGTERM, _stop)
@@ -217,27 +286,35 @@ def _on_device(
 
     try:
         fresh = Cache(cache.folder.parents[1], cache.folder.name, cache.dimension)
-        told.put((number, encode_blocks(blocks, specification, fresh, [device], batch_size, tell)))
+        told.put(
+            (
+                number,
+                encode_blocks(blocks, specification, fresh, devices=[device], batch_size=batch_size, progress=tell),
+            )
+        )
     except Stopped:
         pass
     except Ds2cError as error:
         told.put((number, error))
 
 
-def _stop(signum: int, frame: Any) -> None:
+def _stop(signum: int, frame: FrameType | None) -> None:
     signal.signal(signum, signal.SIG_IGN)
     raise Stopped(signum)
 
 
 def _readers(device: torch.device) -> int:
-    """Reader threads: one beside a CPU, which they would only take from the encoder."""
+    """Choose how many threads read: one beside a CPU, which they would only take from the encoder."""
     return 1 if device.type == "cpu" else min(MAX_READERS, len(os.sched_getaffinity(0)))
 
 
 def _read_ahead(
-    blocks: Iterable[Block], readers: int, failures: dict[str, Ds2cError]
+    blocks: Iterable[Block], *, readers: int, failures: dict[str, Ds2cError]
 ) -> Iterator[tuple[Block, list[np.ndarray]]]:
-    """The crops of every block, in order, at most a few blocks ahead, each slide opened once."""
+    """Crop the tiles of every block, in order, at most a few blocks ahead, each slide opened once.
+
+    A block that cannot be read comes without crops, and its sample goes into `failures`.
+    """
     opening = Lock()
     opened = lru_cache(maxsize=2)(_open_checked)  # the slide at hand and the next: a JPEG is held whole
 
@@ -278,15 +355,15 @@ def _open_checked(path: Path, fingerprint: str, sample: str) -> Slide:
 
 
 def _mine(block: Block, mark: Callable[[str], bool], theirs: list[Block]) -> bool:
-    """Whether this job may mark the block as its own; one of another job's goes to `theirs`."""
+    """Say whether this job may mark the block as its own; one of another job's goes to `theirs`."""
     if mark(block.name):
         return True
     theirs.append(block)
     return False
 
 
-def _give_time(blocks: Sequence[Block], cache: Cache, claims: Claims, seconds_per_tile: float) -> None:
-    """Time for other jobs to publish these blocks, as much as encoding them here would take.
+def _give_time(blocks: Sequence[Block], cache: Cache, *, claims: Claims, seconds_per_tile: float) -> None:
+    """Give other jobs time to publish these blocks, as much as encoding them here would take.
 
     What a killed job of this machine had committed is published for it.
     """
@@ -304,7 +381,7 @@ def _give_time(blocks: Sequence[Block], cache: Cache, claims: Claims, seconds_pe
 
 
 def _still_lacking(blocks: Iterable[Block], cache: Cache, spent: Spent) -> Iterator[Block]:
-    """The blocks less the tiles that have been published since the work was planned, counted in `spent.found`."""
+    """Leave out the tiles that have been published since the work was planned; `spent.found` counts them."""
     looked = 0.0
     for block in blocks:
         if perf_counter() - looked > LOOK_SECONDS:
@@ -319,7 +396,7 @@ def _still_lacking(blocks: Iterable[Block], cache: Cache, spent: Spent) -> Itera
 def _batches(
     read: Iterator[tuple[Block, list[np.ndarray]]], encoder: Encoder
 ) -> Iterator[tuple[list[Named], list[np.ndarray]]]:
-    """Named tiles in batches that span blocks: as many as the encoder takes at once, or as memory should hold."""
+    """Make batches of named tiles that span blocks: as many as the encoder takes at once, or memory should hold."""
     named: list[Named] = []
     tiles: list[np.ndarray] = []
     size = 0
