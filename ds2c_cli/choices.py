@@ -15,6 +15,9 @@ MixedPrecision = Literal["auto", "on", "off"]
 Mode = Literal["predict", "deconvolve"]
 Boundaries = Literal["cell", "nucleus"]
 SplitBy = Literal["donor", "patient", "sample"]
+Preset = Literal["um", "ref-px"]
+ModelName = Literal["additive", "paper", "mlp", "cell-supervised", "istar", "scstgcn"]
+ExportFormat = Literal["spatialdata", "geojson", "parquet", "csv", "zarr"]
 
 
 class Features(StrEnum):

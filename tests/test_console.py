@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,9 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds2c_cli import __version__
+from ds2c_cli.choices import ExportFormat, ModelName, Preset
 from ds2c_cli.cli.console import LINE_EVERY, Console, _duration, _rate
 from ds2c_cli.errors import Ds2cError, InputError, Stopped, UsageError, WeightsError
+from ds2c_cli.exporting.export import FORMATS
+from ds2c_cli.models import MODELS
 from ds2c_cli.progress import silent
+from ds2c_cli.settings import PRESETS
 
 ROOT = Path(__file__).parents[1]
 BATCH = {key: value for key, value in os.environ.items() if key not in {"NO_COLOR", "FORCE_COLOR", "TERM"}}
@@ -132,6 +136,16 @@ class TestCommandLine:
             "hint": "See ds2c --help.",
             "exit_code": 2,
         }
+
+    def test_choices_are_the_names_of_their_tables(self) -> None:
+        for choice, table in ((Preset, PRESETS), (ModelName, MODELS), (ExportFormat, FORMATS)):
+            assert get_args(choice) == tuple(table)
+
+    def test_a_choice_is_shown_and_a_wrong_one_is_told(self) -> None:
+        assert "grid|hex" in ds2c("prepare", "--help").stdout
+        done = ds2c("prepare", "slide.tif", "--layout", "square")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: --layout must be one of grid, hex, not 'square'\n")
 
     def test_shared_options_take_flag_then_variable_then_default(self) -> None:
         words = probe("console.result([f'{project} {cache} {force} {dry_run}'], {})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from types import FrameType
@@ -99,9 +100,13 @@ def _stop_behind(error: BaseException) -> Stopped | None:
 
 
 def _wrong_words(error: Any) -> UsageError:
-    """Click's complaint as ours, on one line; a bare group shows its help."""
+    """Say click's complaint as ours, on one line; a bare group shows its help."""
     command = error.ctx.command_path if error.ctx else "ds2c"
     message = error.format_message()
+    choice = re.search(r"(['\"].*) is not one of (.*?)\.?$", error.message)
+    if choice and isinstance(error, typer.BadParameter) and error.param:
+        known = choice[2].replace("'", "")
+        message = f"{error.param.opts[0]} must be one of {known}, not {choice[1]}"
     if error.ctx and message == error.ctx.get_help():
         console.note(message)
         message = f"{command} needs a command"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import SplitBy
 from .console import console
 from .options import CacheOption, DebugOption, DeviceOption, DryRunOption, JsonOption, ProjectOption
 
@@ -14,8 +15,8 @@ from .options import CacheOption, DebugOption, DeviceOption, DryRunOption, JsonO
 def command(
     file: Annotated[Path, typer.Argument(help="What to compare; see examples/benchmark/.", metavar="BENCHMARK.TOML")],
     split_by: Annotated[
-        str, typer.Option(help="What a fold keeps whole: donor, patient (as HEST names them) or sample.")
-    ] = "",
+        SplitBy | None, typer.Option(help="What a fold keeps whole; patients are as HEST names them.")
+    ] = None,
     seed: Annotated[
         list[int] | None,
         typer.Option(help="Do only this of the file's seeds; may be repeated. For jobs side by side, once embedded."),
@@ -43,7 +44,7 @@ def command(
     from ..workspace import Workspace, default_cache
 
     home = Project(project)
-    plan = read_benchmark(file, split_by)
+    plan = read_benchmark(file, split_by or "")
     if dry_run:
         for fold in plan.folds:
             others = ", ".join(f"{name} {scenario}" for name, scenario in fold.scenario.items() if scenario != "IS")

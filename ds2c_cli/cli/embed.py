@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Features
 from .console import console
 from .options import (
     CacheOption,
@@ -30,7 +31,7 @@ def command(
     precision: PrecisionOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; found when not given.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="tiles (of cells and spots), or superpixels, for --model istar and scstgcn.")
+        Features | None, typer.Option(help="tiles (of cells and spots), or superpixels, for --model istar and scstgcn.")
     ] = None,
     device: DeviceOption = "auto",
     shard: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Precision
 from .console import console
 from .options import DebugOption, DeviceOption, JsonOption, PrecisionOption, WeightsOption
 
@@ -64,7 +65,7 @@ def _list() -> None:
     console.result([row[0] for row in rows], {"encoders": listed})
 
 
-def _check(name: str, weights: str, device: str, precision: str) -> None:
+def _check(name: str, weights: str, device: str, precision: Precision) -> None:
     from ..encoders.check import check
 
     found = check(name, weights, device, precision)

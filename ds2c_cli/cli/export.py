@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import ExportFormat
 from .console import console
 from .options import DebugOption, ForceOption, JsonOption, ProjectOption, listed
 
@@ -21,10 +22,9 @@ def command(
         ),
     ],
     to: Annotated[
-        str,
+        ExportFormat,
         typer.Option(
-            metavar="FORMAT",
-            help="spatialdata, geojson (QuPath's detections), parquet or csv (a row a cell and gene), zarr (AnnData).",
+            help="geojson holds QuPath's detections, parquet and csv a row per cell and gene, zarr an AnnData."
         ),
     ],
     genes: Annotated[

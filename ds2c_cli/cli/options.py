@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Precision
+
 ProjectOption = Annotated[
     Path, typer.Option("--project", metavar="DIR", envvar="DS2C_PROJECT", help="The project directory.")
 ]  # default Path(".")
@@ -37,7 +39,7 @@ WeightsOption = Annotated[
     str | None, typer.Option("--weights", metavar="PATH", help="File or folder of the encoder's weights.")
 ]  # default None
 PrecisionOption = Annotated[
-    str | None, typer.Option("--precision", help="auto, fp32, bf16 or fp16; auto is fp32 on a CPU, bf16 on CUDA.")
+    Precision | None, typer.Option("--precision", help="Of the encoder; auto is fp32 on a CPU, bf16 on CUDA.")
 ]  # default None
 SamplesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[SAMPLE]...", help="Samples; all of the project by default.")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Boundaries, Layout, Membership, Preset, Pseudospot
 from .console import console
 from .options import DebugOption, DryRunOption, ForceOption, JsonOption, ProjectOption
 
@@ -36,7 +37,7 @@ def command(
     xenium: Annotated[
         Path | None, typer.Option(help="Output folder of a Xenium run: cells with their counts.", metavar="DIR")
     ] = None,
-    boundaries: Annotated[str, typer.Option(help="Outlines of --xenium to take: cell or nucleus.")] = "cell",
+    boundaries: Annotated[Boundaries, typer.Option(help="Outlines of --xenium to take.")] = "cell",
     alignment: Annotated[
         Path | None, typer.Option(help="Xenium Explorer's CSV (matrix or keypoints) of the slide; else DIR's own.")
     ] = None,
@@ -54,12 +55,10 @@ def command(
     cohort: Annotated[str, typer.Option(help="The study it belongs to.")] = "",
     mpp: Annotated[float | None, typer.Option(help="Microns a pixel at level 0; by default from the slide.")] = None,
     preset: Annotated[
-        str, typer.Option(help="A geometry by name: um (55 um) or ref-px (the published code's 160 px discs).")
-    ] = "",
-    layout: Annotated[str | None, typer.Option(help="Pseudo-spots: grid or hex.")] = None,
-    membership: Annotated[
-        str | None, typer.Option(help="Which cells are in a spot: margin, overlap, centroid.")
+        Preset | None, typer.Option(help="A geometry: um (55 um) or ref-px (the published code's 160 px discs).")
     ] = None,
+    layout: Annotated[Layout | None, typer.Option(help="How pseudo-spots lie.")] = None,
+    membership: Annotated[Membership | None, typer.Option(help="Which cells are in a spot.")] = None,
     spot_um: Annotated[float | None, typer.Option(help="Diameter of a spot.")] = None,
     spot_tile_um: Annotated[float | None, typer.Option(help="Side of a spot's tile; 1.4 diameters by default.")] = None,
     spot_px: Annotated[
@@ -73,7 +72,7 @@ def command(
         float | None, typer.Option(help="Share of the cell in the disc, for membership overlap.")
     ] = None,
     pseudospot: Annotated[
-        str | None, typer.Option(help="What pseudo-spots count: their cells, or all transcripts in the disc.")
+        Pseudospot | None, typer.Option(help="What pseudo-spots count: their cells, or all transcripts in the disc.")
     ] = None,
     x_column: Annotated[str, typer.Option(help="Column of x in --spots, if it is not found.")] = "",
     y_column: Annotated[str, typer.Option(help="Column of y in --spots.")] = "",
@@ -105,9 +104,7 @@ def command(
         "pitch_um": pitch_um, "cell_tile_um": cell_tile_um, "margin_um": margin_um, "overlap": overlap,
         "pseudospot": pseudospot, "spot_px": spot_px, "spot_tile_px": spot_tile_px,
     }  # fmt: skip
-    flags = {**preset_named(preset), **{name: value for name, value in flags.items() if value is not None}}
-    if boundaries not in ("cell", "nucleus"):
-        raise UsageError(f"--boundaries is {boundaries!r}", "It is cell or nucleus.")
+    flags = {**preset_named(preset or ""), **{name: value for name, value in flags.items() if value is not None}}
     if (slide is not None) + bool(hest) + (manifest is not None) != 1:
         raise UsageError("one of SLIDE, --hest and --manifest says what to prepare", "See ds2c prepare --help.")
     if (ids and not hest) or (hest == "hf" and not ids):
@@ -117,7 +114,7 @@ def command(
     home = Project(project)
     geometry = home.settings(Geometry, flags)
     sources = Sources(
-        slide or Path(), cells, counts, spots, visium, raw, xenium, boundaries, alignment,  # type: ignore[arg-type]
+        slide or Path(), cells, counts, spots, visium, raw, xenium, boundaries, alignment,
         x_column=x_column, y_column=y_column, id_column=id_column, mpp=mpp, keep_matching=keep_matching,
         trust_coordinates=trust_coordinates,
     )  # fmt: skip

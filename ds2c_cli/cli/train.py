@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..choices import Context, MixedPrecision, ModelName, SpotPooling
 from .console import console
 from .options import (
     CacheOption,
@@ -30,7 +31,7 @@ def command(
     val: Annotated[
         list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="additive, paper, mlp, cell-supervised, istar or scstgcn.")] = None,
+    model: Annotated[ModelName | None, typer.Option(help="What is trained; additive by default.")] = None,
     folds: Annotated[int | None, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=2)] = None,
     output: Annotated[
         str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")
@@ -46,11 +47,12 @@ def command(
     dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
     batch_spots: Annotated[int | None, typer.Option(help="Spots a step; 0: the model's own.")] = None,
     context: Annotated[
-        str | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
+        Context | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="Of --model paper over a spot's cells: sum, mean, gru.")] = None,
+    pooling: Annotated[SpotPooling | None, typer.Option(help="Of --model paper over a spot's cells.")] = None,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="Learn with products of bfloat16: on, off, or auto where the device has them.")
+        MixedPrecision | None,
+        typer.Option(help="Learn with products of bfloat16: on, off, or auto where the device has them."),
     ] = None,
     encoder: EncoderOption = None,
     precision: PrecisionOption = None,

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.colors import to_rgb
 
 from .. import __version__, schema
+from ..choices import ExportFormat
 from ..errors import InputError, UsageError
 from ..expression import find_genes
 from ..files import file_hash, recipe_hash, replacing, replacing_folder
@@ -49,7 +50,7 @@ class Format:
     needs_genes: bool = True
 
 
-FORMATS = {
+FORMATS: dict[ExportFormat, Format] = {
     "spatialdata": Format(
         (".spatialdata.zarr", ".zarr"),
         write_spatialdata,
@@ -73,7 +74,7 @@ class Exported:
     """What `export` did for one prediction or sample."""
 
     source: str
-    format: str
+    format: ExportFormat
     path: Path
     cells: int = 0
     genes: int = 0
@@ -84,7 +85,7 @@ def export(
     workspace: Workspace | Project,
     sources: Sequence[str],
     *,
-    to: str,
+    to: ExportFormat,
     genes: Sequence[str] = (),
     class_by: str = "",
     image: bool = True,
@@ -115,7 +116,7 @@ def _export(
     workspace: Workspace,
     source: str,
     *,
-    to: str,
+    to: ExportFormat,
     genes: Sequence[str],
     class_by: str,
     image: bool,
@@ -143,8 +144,10 @@ def _export(
             "Export a prediction of it.",
         )
     options = {"compressed": True} if suffix.endswith(".gz") else {}
-    recipe = {"from": found.about, "format": to, "genes": found.genes, "class_by": class_by, "image": image}
-    recipe["version"] = schema.EXPORT_VERSION
+    recipe = {
+        "from": found.about, "format": to, "genes": found.genes, "class_by": class_by, "image": image,
+        "version": schema.EXPORT_VERSION,
+    }  # fmt: skip
     about = {"recipe": recipe_hash(recipe), "ds2c": __version__, **found.about}
     found = replace(found, about=about, classes=_classes(found, class_by))
     done = Exported(source, to, path, len(found), len(found.genes))
