@@ -5,7 +5,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo install test lint format clean
+.PHONY: demo install test docs lint format clean
 
 demo: $(VENV)/installed  ## the whole chain on two generated slides, ends with a report to look at
 	@$(BIN)/ds2c demo --project $(DEMO) $(DEMO_FLAGS)
@@ -14,7 +14,10 @@ install: $(VENV)/installed
 
 # A file of tests stays on one process, where it shares its fixtures; a thread for each, or torch's get in one another's way.
 test: $(VENV)/installed-for-tests lint  ## lint, types and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TEST_FLAGS)
+
+docs: $(VENV)/installed-for-tests  ## links of all pages; every command of the README, and what it prints
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_readme.py
 
 lint: $(VENV)/installed-for-tests
 	$(BIN)/ruff check .
