@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import ds2c_cli
+
 PACKAGE = Path(__file__).parents[1] / "ds2c_cli"
 
 # Bottom to top. A module imports from its own folder, or from a folder or file of a lower level; a new one is given a
@@ -69,7 +71,7 @@ def layer_of(module: str) -> int:
 def inner_imports(module: str) -> Iterator[str]:
     """The modules of the package that a module imports, at the top or in a function, as keys of FILES."""
     folder = module.split(".")[:-1]
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(TREES[module]) if module != "__init__" else ():  # the public API is imported when it is used
         if isinstance(node, ast.Import):
             absolute = [name.name.split(".") for name in node.names if name.name.split(".")[0] == "ds2c_cli"]
             yield from (known([parts[1:]]) for parts in absolute)
@@ -120,6 +122,14 @@ def test_a_module_imports_from_its_own_folder_or_a_lower_level(module):
         name for name in inner_imports(module) if name.split(".")[0] != own and layer_of(name) > layer_of(module)
     }
     assert not upwards, f"{module} imports from above: {', '.join(sorted(upwards))}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_module_imports_through_the_public_api(module):
+    top = len(module.split("."))  # dots that lead to the top of the package
+    nodes = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.ImportFrom)]
+    names = {name.name for node in nodes if (node.module, node.level) == (None, top) for name in node.names}
+    assert not names & set(ds2c_cli.__all__)
 
 
 def test_nothing_imports_in_a_circle():

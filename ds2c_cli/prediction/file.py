@@ -147,6 +147,20 @@ class PredictionFile:
         return found
 
 
+def read_prediction(path: Path) -> anndata.AnnData:
+    """Read a prediction whole, into memory.
+
+    Returns:
+        Cells x genes: `X` and `layers` as docs/formats.md says, places in `obsm`, and in `uns["ds2c"]` what it was made
+        from, as JSON.
+
+    Raises:
+        InputError: There is no such file, or it is no prediction of this version.
+    """
+    PredictionFile(path)
+    return anndata.read_h5ad(path)
+
+
 def recorded_recipe(path: Path) -> str | None:
     """What a prediction was made from; empty for a file that is no prediction, None when there is none."""
     if not path.exists():
