@@ -28,7 +28,8 @@ from ds2c_cli.demo.tissue import paint_sample
 from ds2c_cli.embeddings.embed import embed
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.exporting import qupath
-from ds2c_cli.exporting.export import FORMATS, export, spread_colours
+from ds2c_cli.exporting.classes import spread_colours
+from ds2c_cli.exporting.export import FORMATS, export
 from ds2c_cli.exporting.formats import POINT_RADIUS_UM, Export, Place
 from ds2c_cli.exporting.spatialdata import write_spatialdata
 from ds2c_cli.files import replacing_folder
@@ -204,8 +205,11 @@ def marked(tmp_path) -> tuple[Path, Export]:
     outline = np.array([shapely.box(*box) for box in boxes])
     place = Place(outline, 0.25, open_slide(tmp_path / "slide.png"), spots, 55.0, None)
     matrices = {"X": lambda begin, end: np.ones((end - begin, 1), np.float32)}
-    about = {"recipe": "r", "sample": {"slide_fingerprint": "f"}}
-    return tmp_path / "marked.zarr", Export("marked", about, obs, ["G"], 1, matrices, {}, place)
+    marked = Export(
+        name="marked", slide_fingerprint="f", about={"recipe": "r"}, obs=obs, genes=["G"], panel=1, matrices=matrices,
+        place=place,
+    )  # fmt: skip
+    return tmp_path / "marked.zarr", marked
 
 
 def test_cells_lie_on_their_pixels_at_every_scale(marked):

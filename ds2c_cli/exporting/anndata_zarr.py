@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import anndata
 import pandas as pd
 import zarr
+from pydantic import JsonValue
 
 from .. import schema
 from ..progress import Progress
@@ -60,9 +61,9 @@ def write_matrices(group: zarr.Group, export: Export, progress: Progress) -> Non
         progress(f"export {export.name}", end, len(export), "")
 
 
-def sign(store: zarr.Group, about: dict[str, Any]) -> None:
+def sign(store: zarr.Group, about: Mapping[str, JsonValue]) -> None:
     """Note in the root what the store was made from, and gather its metadata in one place."""
-    store.attrs[schema.UNS] = about
+    store.attrs[schema.UNS] = dict(about)
     zarr.consolidate_metadata(store.store)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import JsonValue
 
 from ..io.counts import Counts
 from ..io.slides import Slide
@@ -23,7 +23,7 @@ class Place:
     """Where the cells lie: level-0 pixels, x right, y down."""
 
     outline: np.ndarray  # (n,) polygons, MultiPolygons or points
-    mpp: float  # microns a pixel
+    mpp: float  # microns per pixel
     slide: Slide | None  # None where the image is left out
     spots: pd.DataFrame  # the sample's spot table
     spot_um: float  # diameter
@@ -44,7 +44,8 @@ class Export:
     """Cells (n,) with the genes (g,) that were asked for."""
 
     name: str  # the sample
-    about: dict[str, Any]  # what it is made from; its "recipe" tells equal exports from others
+    slide_fingerprint: str
+    about: dict[str, JsonValue]  # what it is made from; its "recipe" tells equal exports from others
     obs: pd.DataFrame  # (n,) the cell table, by cell id
     genes: list[str]
     panel: int  # how many genes there are to read, of which `genes` may be a few
@@ -52,13 +53,18 @@ class Export:
     obsm: dict[str, np.ndarray] = field(default_factory=dict)
     place: Place | None = None
     classes: Classes | None = None
-    colours: dict[str, Any] = field(default_factory=dict)  # scanpy's, by the column's name and "_colors"
+    colours: Mapping[str, Sequence[str]] = field(default_factory=dict)  # scanpy's, by the column's name and "_colors"
+
+    @property
+    def recipe(self) -> str:
+        """Name what it is made from; equal exports have equal recipes."""
+        return str(self.about["recipe"])
 
     def __len__(self) -> int:
         return len(self.obs)
 
     def blocks(self, most: int) -> Iterator[tuple[int, int]]:
-        """The rows of the cells, (begin, end): at most so many at a time, and as a block of a matrix holds."""
+        """Go through the cells' rows, (begin, end): at most so many at a time, and as a block of a matrix holds."""
         rows = max(1, min(most, BLOCK_BYTES // (4 * max(self.panel, 1))))
         for begin in range(0, len(self), rows):
             yield begin, min(begin + rows, len(self))

@@ -73,7 +73,7 @@ def _features(export: Export, begin: int, end: int) -> Iterator[str]:
     measurements = _measurements(export, begin, end)
     labels = classes.of_cell(begin, end).tolist() if classes else [-1] * (end - begin)
     classified = [""] if classes is None else [*_classifications(classes), ""]  # -1 is the last
-    space = export.about["sample"]["slide_fingerprint"]
+    space = export.slide_fingerprint
     for cell_id, geometry, measured, label in zip(ids, geometries, measurements, labels, strict=True):
         name = json.dumps(cell_id)
         yield (

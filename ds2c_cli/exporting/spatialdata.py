@@ -68,7 +68,7 @@ def write_spatialdata(path: Path, export: Export, progress: Progress) -> None:
         sign(zarr.open_group(path, mode="r+", use_consolidated=False), export.about)
 
 
-def _systems(mpp: float) -> dict[str, Any]:
+def _systems(mpp: float) -> dict[str, object]:
     from spatialdata.transformations import Identity, Scale
 
     return {SYSTEM: Identity(), MICRONS: Scale([mpp, mpp], axes=("x", "y"))}
@@ -102,7 +102,7 @@ def _image(slide: Slide, mpp: float, tell: Callable[[int, int, str], None]) -> A
     )
 
 
-def _cell_shapes(export: Export, place: Place) -> tuple[dict[str, Any], np.ndarray]:
+def _cell_shapes(export: Export, place: Place) -> tuple[dict[str, object], np.ndarray]:
     """The elements of the cells, and the element of each cell (n,): polygons and points may not share one."""
     import geopandas
     from spatialdata.models import ShapesModel
