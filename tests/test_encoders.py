@@ -714,7 +714,7 @@ def test_the_fingerprint_tells_precisions_apart(lite0_encoder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"pooling": "cls"},
+        {"pooling": Pooling.CLS},
         {"architecture": "tf_efficientnet_lite1"},
         {"arguments": {"drop_rate": 0.1}},
         *(
