@@ -196,7 +196,7 @@ def prediction(path: Path, options: argparse.Namespace) -> None:
         train=[], val=[], cohorts=[], donors=[], slides=[], mixed_precision=False, epochs=1, best_epoch=1,
         best_loss=0.0,
     )  # fmt: skip
-    model = build_model(settings, options.dimension, options.genes)
+    model = build_model(settings, dimension=options.dimension, genes=options.genes)
     scale = Standardisation(torch.zeros(options.dimension), torch.ones(options.dimension), 60.0)
     Checkpoint(model, scale, info).save(project.checkpoint("made-up"))
 

@@ -28,7 +28,9 @@ from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.training.dataset import Bags, load_bags
 from ds2c_cli.training.fit import fit
-from ds2c_cli.training.train import _labels, _panel, _split, _usable, with_own_defaults
+from ds2c_cli.training.folds import split_spots
+from ds2c_cli.training.labels import gene_panel, labels_of, usable_spots
+from ds2c_cli.training.train import CELL_SUPERVISED, with_own_defaults
 from ds2c_cli.workspace import default_cache
 
 
@@ -131,8 +133,8 @@ def main() -> None:
             bags = load_bags([train], cache, encoder.description, outside=False)
             tested = load_bags([test], cache, encoder.description, outside=words.all_cells)
             again = load_bags([train], cache, encoder.description, outside=True) if words.all_cells else None
-            genes, counts, _ = _panel([train], 1, 0)
-            usable = _usable([train], counts)
+            panel = gene_panel([train], [], most=0)
+            genes, usable = panel.genes, usable_spots([train], panel.counts)
             about = {"project": folder.name, "encoder": words.encoder, "pair": pair, "fewer": words.fewer}
             for name in words.models.split(","):
                 if name in BASELINES:
@@ -142,15 +144,19 @@ def main() -> None:
                     continue
                 for seed in map(int, words.seeds.split(",")):
                     settings = with_own_defaults(Training(model=name, seed=seed))
-                    labels = _labels(counts, genes, [train], bags, settings, usable)
-                    learn, stop = _split([train], 1, bags, settings, usable)
+                    of_cells = name == CELL_SUPERVISED
+                    labels = labels_of([train], panel, bags=bags, usable=usable, of_cells=of_cells)
+                    learn, stop = split_spots([train], [], seed=seed, usable=usable)
                     kept = np.random.default_rng(1000 + seed).permutation(learn)
                     learn = np.sort(kept[: round(len(learn) * (1 - words.fewer))])
                     began = time.process_time()
                     torch.manual_seed(seed)
-                    network = build_model(settings, bags.tiles.shape[1], len(genes))
+                    network = build_model(settings, dimension=bags.tiles.shape[1], genes=len(genes))
                     scale = standardisation(bags, learn)
-                    history = fit(network, scale.of(bags), labels, learn, stop, settings, torch.device("cpu"))
+                    history = fit(
+                        network, scale.of(bags), labels=labels, learn=learn, stop=stop, settings=settings,
+                        device=torch.device("cpu"),
+                    )  # fmt: skip
                     info = CheckpointInfo(
                         name=name, recipe="", ds2c="", training=settings, genes=genes, geometry=train.geometry,
                         encoder=encoder_used, train=[train.name], val=[], cohorts=[train.cohort], donors=[train.donor],

@@ -25,7 +25,8 @@ from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
 from ds2c_cli.training.dataset import Bags
-from ds2c_cli.training.fit import Labels, one_pass
+from ds2c_cli.training.fit import Learner, one_pass
+from ds2c_cli.training.labels import Labels
 
 DROPOUT, BATCH = 0.3, 256
 
@@ -130,8 +131,9 @@ def epoch(network: Paper, material: Material, device: torch.device, mixed: bool)
     ones = torch.ones((len(log), 1))  # totals and depths, which the paper's loss does not look at
     bags, spots = material.bags.to(device), Measured(log, ones, ones).to(device)
     optimiser = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
-    every, generator = torch.arange(bags.n_spots), torch.Generator().manual_seed(0)
-    one_pass(network.train(), bags, Labels(spots), spots, every, BATCH, generator, optimiser, mixed=mixed)
+    learner = Learner(optimiser, torch.Generator().manual_seed(0), mixed=mixed)
+    every = torch.arange(bags.n_spots)
+    one_pass(network.train(), bags, labels=Labels(spots), spots=every, size=BATCH, learner=learner)
 
 
 class Published(Dataset):

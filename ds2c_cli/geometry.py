@@ -186,22 +186,3 @@ def array_neighbours(array: np.ndarray) -> np.ndarray:
     around = ((0, -2), (0, 2), (-1, -1), (-1, 1), (1, -1), (1, 1))
     found = [[row_of.get((row + up, column + aside), -1) for up, aside in around] for row, column in array.tolist()]
     return np.array(found, np.int32).reshape(-1, len(around))
-
-
-def hold_out_blocks(
-    spots: np.ndarray, neighbours: np.ndarray, seed: int, usable: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of spots (n, 2) to train on and to stop early on, spatially apart: two of twenty slabs are held out.
-
-    The slabs cut the longer axis into equal numbers of spots; spots next to a held-out one are in neither set. Fewer
-    than twenty spots are a slab each, and a tenth of them, at least one, is held out. A slab with less than half its
-    share of `usable` spots (n,) is not: an array may reach far beyond the tissue.
-    """
-    slabs = min(20, len(spots))
-    axis = int(np.ptp(spots[:, 1]) > np.ptp(spots[:, 0]))
-    slab = np.argsort(np.argsort(spots[:, axis], kind="stable"), kind="stable") * slabs // len(spots)
-    full = np.bincount(slab[usable], minlength=slabs) >= usable.sum() / slabs / 2
-    order = np.random.default_rng(seed).permutation(slabs)
-    held = np.isin(slab, order[full[order]][: max(1, slabs // 10)])
-    beside = (held[neighbours] & (neighbours >= 0)).any(1)
-    return np.flatnonzero(~held & ~beside), np.flatnonzero(held)

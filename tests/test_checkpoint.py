@@ -42,7 +42,7 @@ def trained(bags, model="additive", **options):
     """A checkpoint with random weights, the standardisation of these bags, and state that only training leaves."""
     torch.manual_seed(3)
     settings = Training(model=model, hidden=8, **options)
-    network = build_model(settings, DIMENSION, len(GENES))
+    network = build_model(settings, dimension=DIMENSION, genes=len(GENES))
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     geometry = Geometry(layout="hex", membership="centroid")
     info = checkpoint_info(name="lung", genes=list(GENES), geometry=geometry, training=settings)
@@ -123,9 +123,9 @@ def test_a_checkpoint_from_before_the_ablations_is_what_it_was(tmp_path, bags):
 
 def test_a_model_refuses_an_ablation_it_does_not_have():
     with pytest.raises(UsageError, match="mlp has no --context"):
-        build_model(Training(model="mlp", context="cell"), DIMENSION, 3)
+        build_model(Training(model="mlp", context="cell"), dimension=DIMENSION, genes=3)
     with pytest.raises(UsageError, match="additive has no --pooling"):
-        build_model(Training(pooling="mean"), DIMENSION, 3)
+        build_model(Training(pooling="mean"), dimension=DIMENSION, genes=3)
 
 
 def test_a_checkpoint_holds_all_that_prediction_needs(path, bags):

@@ -235,7 +235,7 @@ def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monke
     chosen, cache = samples
     bags = load_bags(chosen[:1], cache, COLOUR, outside=True)
     torch.manual_seed(0)
-    model = build_model(Training(model=name, hidden=8), bags.tiles.shape[1], 3).eval()
+    model = build_model(Training(model=name, hidden=8), dimension=bags.tiles.shape[1], genes=3).eval()
     checkpoint = Checkpoint(model, standardisation(bags, np.arange(bags.n_spots)), checkpoint_info(genes=list("abc")))
     whole = by_cell_and_spot(checkpoint, bags)
     monkeypatch.setattr(predict, "CELLS_AT_ONCE", 2)

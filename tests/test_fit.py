@@ -12,7 +12,8 @@ from ds2c_cli.models.base import Measured
 from ds2c_cli.settings import Training
 from ds2c_cli.training.checkpoint import build_model
 from ds2c_cli.training.dataset import Bags
-from ds2c_cli.training.fit import Labels, _moving_average, fit, uses_mixed_precision
+from ds2c_cli.training.fit import _moving_average, fit, uses_mixed_precision
+from ds2c_cli.training.labels import Labels
 
 PROFILES = np.array([[60, 2, 0.5, 20, 5, 1], [1, 30, 0.5, 2, 5, 20]])  # counts of a cell of each kind
 
@@ -48,13 +49,19 @@ def mixed():
     return bags, Measured(torch.from_numpy(log_share(counts, total)), *as_column), kind
 
 
+def learn(model, bags, measured, settings):
+    """Fit to five of six spots, and stop on the others."""
+    rows = np.arange(bags.n_spots)
+    learned, stop = rows[rows % 6 > 0], rows[rows % 6 == 0]
+    device = torch.device("cpu")
+    return fit(model, bags, labels=Labels(measured), learn=learned, stop=stop, settings=settings, device=device)
+
+
 def fitted(bags, measured, epochs=60):
     torch.manual_seed(0)
     model = MODELS["additive"](3, PROFILES.shape[1], 16, 0.0)
     settings = Training(model="additive", learning_rate=5e-3, batch_spots=32, epochs=epochs, patience=100)
-    rows = np.arange(bags.n_spots)
-    history = fit(model, bags, Labels(measured), rows[rows % 6 > 0], rows[rows % 6 == 0], settings, torch.device("cpu"))
-    return model, history
+    return model, learn(model, bags, measured, settings)
 
 
 def test_spots_alone_teach_the_additive_model_its_cells(mixed):
@@ -90,17 +97,14 @@ def test_what_is_kept_is_what_was_best_on_held_out_spots(mixed):
 )
 def test_mixed_precision_learns_the_same(mixed, shape):
     bags, measured, _ = mixed
-    rows = np.arange(bags.n_spots)
     found = []
     for words in ("off", "on"):
         settings = Training(
             **shape, hidden=16, learning_rate=5e-3, batch_spots=32, epochs=15, patience=100, mixed_precision=words
         )
         torch.manual_seed(0)
-        model = build_model(settings, 3, PROFILES.shape[1])
-        history = fit(
-            model, bags, Labels(measured), rows[rows % 6 > 0], rows[rows % 6 == 0], settings, torch.device("cpu")
-        )
+        model = build_model(settings, dimension=3, genes=PROFILES.shape[1])
+        history = learn(model, bags, measured, settings)
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
         with torch.no_grad():
             found.append((history[:, 1], model.spot(bags.batch(torch.arange(bags.n_spots))).numpy()))

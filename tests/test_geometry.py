@@ -13,7 +13,6 @@ from ds2c_cli.geometry import (
     cell_tiles,
     centroids,
     context_of,
-    hold_out_blocks,
     lattice_of,
     member_of,
     neighbours_of,
@@ -23,6 +22,7 @@ from ds2c_cli.geometry import (
 )
 from ds2c_cli.io.tissue import TissueMask, pseudo_cells
 from ds2c_cli.settings import Geometry
+from ds2c_cli.training.folds import hold_out_blocks
 
 GRID = Geometry(layout="grid", spot_um=40.0, membership="centroid")
 HEX = Geometry(layout="hex")
@@ -325,12 +325,12 @@ def test_the_fit_is_the_share_of_squares_in_both():
 def test_held_out_spots_are_a_fifth_and_touch_no_training_spot(layout, seed, columns, rows):
     spots = array(layout, columns, rows)
     neighbours = neighbours_of(spots, Lattice(layout, 100.0))
-    learn, stop = hold_out_blocks(spots, neighbours, seed, np.ones(len(spots), bool))
+    learn, stop = hold_out_blocks(spots, neighbours=neighbours, seed=seed, usable=np.ones(len(spots), bool))
     assert not set(learn) & set(stop)
     assert len(stop) == pytest.approx(len(spots) / 10, abs=2)
     assert not set(neighbours[learn].ravel()) & set(stop)
     assert not set(neighbours[stop].ravel()) & set(learn)
-    again = hold_out_blocks(spots, neighbours, seed, np.ones(len(spots), bool))
+    again = hold_out_blocks(spots, neighbours=neighbours, seed=seed, usable=np.ones(len(spots), bool))
     assert (again[0] == learn).all()
     assert (again[1] == stop).all()
 
@@ -338,14 +338,15 @@ def test_held_out_spots_are_a_fifth_and_touch_no_training_spot(layout, seed, col
 @given(seed=st.integers(0, 1000), n=st.integers(2, 19))
 def test_even_a_few_spots_leave_some_on_either_side(seed, n):
     spots = np.column_stack([np.zeros(n), np.arange(n) * 1000.0])
-    learn, stop = hold_out_blocks(spots, np.full((n, 8), -1, np.int32), seed, np.ones(n, bool))
+    learn, stop = hold_out_blocks(spots, neighbours=np.full((n, 8), -1, np.int32), seed=seed, usable=np.ones(n, bool))
     assert len(stop) == 1
     assert sorted([*learn, *stop]) == list(range(n))
 
 
 def test_the_slabs_cut_the_longer_axis():
     spots = array("grid", 3, 40)
-    _, stop = hold_out_blocks(spots, neighbours_of(spots, Lattice("grid", 100.0)), 0, np.ones(len(spots), bool))
+    beside = neighbours_of(spots, Lattice("grid", 100.0))
+    _, stop = hold_out_blocks(spots, neighbours=beside, seed=0, usable=np.ones(len(spots), bool))
     assert len(np.unique(spots[stop, 1])) == 4
     assert len(stop) == 12
 
@@ -354,7 +355,7 @@ def test_the_slabs_cut_the_longer_axis():
 def test_spots_beside_the_tissue_are_not_what_training_stops_on(seed):
     x = np.arange(400.0)
     spots, usable = np.column_stack([x, np.zeros(400)]), (x >= 160) & (x < 280)  # an array far wider than its tissue
-    learn, stop = hold_out_blocks(spots, np.full((400, 8), -1, np.int32), seed, usable)
+    learn, stop = hold_out_blocks(spots, neighbours=np.full((400, 8), -1, np.int32), seed=seed, usable=usable)
     assert usable[stop].all()
     assert len(stop) == 40
     assert usable[learn].sum() == 80

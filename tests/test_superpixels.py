@@ -176,7 +176,7 @@ def bags(sample, tmp_path_factory):
 def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags, name):
     torch.manual_seed(0)
     scale = standardisation(bags, np.arange(bags.n_spots))
-    model = build_model(Training(model=name, hidden=8), scale.dimension, 3).eval()
+    model = build_model(Training(model=name, hidden=8), dimension=scale.dimension, genes=3).eval()
     total = torch.full((1, 1), 100.0)
     model.start_at(Measured(torch.tensor([[1.0, 2.0, 3.0]]), total, total), 5.0)
     info = checkpoint_info(training=Training(model=name, hidden=8), genes=list("abc"))
@@ -222,7 +222,7 @@ def test_istar_sees_no_place_and_no_neighbour_and_scstgcn_both(bags):
     beyond = bag.features.clone()
     beyond[bag.core :] += 1
     for name, sees in (("istar", False), ("scstgcn", True)):
-        model = build_model(Training(model=name, hidden=8), scale.dimension, 3).eval()
+        model = build_model(Training(model=name, hidden=8), dimension=scale.dimension, genes=3).eval()
         for features in (moved, beyond):
             other = type(bag)(features, *(getattr(bag, f) for f in list(bag.__dataclass_fields__)[1:]))
             assert torch.allclose(model.read_superpixels(bag), model.read_superpixels(other)) != sees

@@ -15,7 +15,8 @@ from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.project import Project, must_run
 from ds2c_cli.records import EncoderUsed
 from ds2c_cli.settings import Embedding, Training
-from ds2c_cli.training.train import _labels, _recipe_of, _usable, train_folds
+from ds2c_cli.training.labels import spot_labels, usable_spots
+from ds2c_cli.training.train import _recipe_of, train_folds
 from ds2c_cli.workspace import Workspace
 
 
@@ -77,8 +78,6 @@ def test_the_depth_of_a_sample_is_that_of_the_spots_that_teach(on_tissue):
     counts = np.where(spots["in_tissue"].to_numpy()[:, None], [[3000, 2000]], [[20, 10]])
     counts[1] = 0
     sample, matrix = SimpleNamespace(spots=spots), sparse.csr_matrix(counts)
-    usable = _usable([sample], [matrix])
+    usable = usable_spots([sample], [matrix])
     assert list(np.flatnonzero(usable)) == list(range(2, on_tissue))
-    bags = SimpleNamespace(sample=np.zeros(10, int))
-    labels = _labels([matrix], ["A", "B"], [sample], bags, Training(), usable)
-    assert set(labels.spots.depth[usable, 0].tolist()) == {5000.0}
+    assert set(spot_labels([matrix], usable=usable).depth[usable, 0].tolist()) == {5000.0}

@@ -88,10 +88,15 @@ class Checkpoint:
             )
 
 
-def build_model(settings: Training, dimension: int, genes: int) -> SpotModel:
-    """An untrained model by its name, in the shape that the settings say.
+def build_model(settings: Training, *, dimension: int, genes: int) -> SpotModel:
+    """Make an untrained model by its name, in the shape that the settings say.
 
-    Raises UsageError for a setting that the model does not have.
+    Args:
+        settings: name, width, dropout and what else the model has for options.
+        dimension: numbers of an embedding.
+        genes: how many are modelled.
+
+    Raises: UsageError for a setting that the model does not have.
     """
     model = MODELS[settings.model]
     for name in ("context", "pooling"):
@@ -133,7 +138,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             CheckpointInfo, content["about"], where=str(path), hint="Use a file that `ds2c train` wrote."
         )
         scale = Standardisation(content["centre"], content["spread"], content["mean_area"])
-        model = build_model(info.training, scale.dimension, len(info.genes))
+        model = build_model(info.training, dimension=scale.dimension, genes=len(info.genes))
         model.load_state_dict(content["state"], strict=True)
         loaded = Checkpoint(model, scale, info, file_hash(path))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Step 3: a model learns from spots."""
+"""Step 3: a model learns from spots: samples are read, labels made, the model fitted and saved."""
 
 from __future__ import annotations
 
@@ -6,31 +6,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from .. import __version__
 from ..cache.store import Cache
 from ..device import device_of
 from ..embeddings.tiles import check_shards
 from ..errors import InputError, UsageError
-from ..expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
 from ..files import recipe_hash
-from ..geometry import hold_out_blocks
-from ..io.counts import Counts
 from ..models import MODELS
-from ..models.base import Measured
 from ..project import Project, Sample, must_run
 from ..records import CheckpointInfo, EmbeddingRecord, EncoderUsed
 from ..settings import Training
 from ..workspace import Workspace
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
-from .dataset import Bags, load_bags
-from .fit import Labels, draw_loss, fit, uses_mixed_precision
-from .folds import folds_of
+from .dataset import load_bags
+from .fit import fit, uses_mixed_precision
+from .folds import folds_of, split_spots
+from .labels import gene_panel, labels_of, usable_spots
+from .loss_figure import draw_loss
 
 CELL_SUPERVISED = "cell-supervised"
 
@@ -69,7 +65,52 @@ def train(
     embeddings, or were prepared with different geometries.
     """
     workspace = Workspace.of(workspace)
-    project = workspace.project
+    settings = _complete(settings, encoder)
+    learned, held = _chosen(workspace.project, train_samples=train_samples, val_samples=val_samples)
+    samples = learned + held
+    where = device_of(workspace.device)
+    _check_samples(samples, settings)
+    recipe = _recipe(settings, encoder, learned=learned, held=held)
+    if not must_run(f"checkpoint {path}", _recipe_of(path), recipe, force or dry_run):
+        return Trained(path, unchanged=True)
+    began = time.perf_counter()
+    cache = Cache(workspace.cache, encoder.fingerprint, encoder.description.dimension)
+    check_shards(workspace.project, samples, cache, encoder)
+    bags = load_bags(samples, cache, encoder.description, outside=False)
+    panel = gene_panel(learned, held, most=settings.genes)
+    usable = usable_spots(samples, panel.counts)
+    labels = labels_of(samples, panel, bags=bags, usable=usable, of_cells=settings.model == CELL_SUPERVISED)
+    learn, stop = split_spots(learned, held, seed=settings.seed, usable=usable)
+    done = Trained(path, spots=len(learn), held_out=len(stop), genes=len(panel.genes))
+    if dry_run:
+        return done
+    scale = standardisation(bags, learn)
+    torch.manual_seed(settings.seed)
+    model = build_model(settings, dimension=scale.dimension, genes=len(panel.genes))
+    history = fit(
+        model, scale.of(bags), labels=labels, learn=learn, stop=stop, settings=settings, device=where,
+        progress=workspace.progress,
+    )  # fmt: skip
+    best = int(np.argmin(history[:, 1]))
+    info = CheckpointInfo(
+        name=path.stem, recipe=recipe, ds2c=__version__, training=settings, genes=panel.genes,
+        geometry=learned[0].geometry, encoder=EncoderUsed(
+            settings=encoder.settings, fingerprint=encoder.fingerprint, description=encoder.description
+        ), train=[s.name for s in learned], val=[s.name for s in held], cohorts=sorted({s.cohort for s in learned}),
+        donors=sorted({s.donor for s in learned}), slides=sorted({s.slide_fingerprint for s in samples}),
+        mixed_precision=uses_mixed_precision(settings, where), epochs=len(history), best_epoch=best + 1,
+        best_loss=float(history[best, 1]),
+    )  # fmt: skip
+    Checkpoint(model, scale, info).save(path)
+    draw_loss(path.with_suffix(".png"), history, best=best, title=path.stem)
+    done.epochs, done.best_epoch, done.best_loss = info.epochs, info.best_epoch, info.best_loss
+    done.seconds = time.perf_counter() - began
+    done.warnings += panel.warnings
+    return done
+
+
+def _complete(settings: Training, encoder: EmbeddingRecord) -> Training:
+    """Complete the settings by the model's own, once it is known and reads what the encoder gives."""
     if settings.model not in MODELS:
         raise UsageError(f"there is no model {settings.model!r}", f"Known: {', '.join(MODELS)}.")
     reads = MODELS[settings.model].features
@@ -78,75 +119,35 @@ def train(
             f"{settings.model} reads {reads}, which is not what the encoder entry is of",
             f"Run `ds2c embed --encoder {encoder.description.encoder} --features {reads}`.",
         )
-    settings = with_own_defaults(settings)
+    return with_own_defaults(settings)
+
+
+def _chosen(
+    project: Project, *, train_samples: Sequence[str], val_samples: Sequence[str]
+) -> tuple[list[Sample], list[Sample]]:
+    """Open the samples to learn from and those that stop the training."""
     held = project.samples(val_samples) if val_samples else []
     learned = [s for s in _learnable(project, train_samples) if s.name not in {h.name for h in held}]
     if not learned:
         raise UsageError("no sample is left to train on", "Prepare samples with --counts, or name fewer with --val.")
-    samples = learned + held
-    where = device_of(workspace.device)
-    _check_samples(samples, settings)
-    made_from: dict[str, Any] = {
+    return learned, held
+
+
+def _recipe(settings: Training, encoder: EmbeddingRecord, *, learned: Sequence[Sample], held: Sequence[Sample]) -> str:
+    """Hash all that a checkpoint is made from."""
+    made_from: dict[str, object] = {
         "settings": settings.document(),
         "encoder": encoder.fingerprint,
         "train": {s.name: s.record.recipe for s in learned},
         "val": {s.name: s.record.recipe for s in held},
     }
-    recipe = recipe_hash(made_from)
-    recorded = _recipe_of(path) if path.exists() else None
-    if not must_run(f"checkpoint {path}", recorded, recipe, force or dry_run):
-        return Trained(path, unchanged=True)
-
-    began = time.perf_counter()
-    cache = Cache(workspace.cache, encoder.fingerprint, encoder.description.dimension)
-    check_shards(project, samples, cache, encoder)
-    bags = load_bags(samples, cache, encoder.description, outside=False)
-    genes, counts, lost = _panel(samples, len(learned), settings.genes)
-    usable = _usable(samples, counts)
-    labels = _labels(counts, genes, samples, bags, settings, usable)
-    learn, stop = _split(samples, len(learned), bags, settings, usable)
-    if dry_run:
-        return Trained(path, spots=len(learn), held_out=len(stop), genes=len(genes))
-    scale = standardisation(bags, learn)
-    torch.manual_seed(settings.seed)
-    model = build_model(settings, scale.dimension, len(genes))
-    history = fit(model, scale.of(bags), labels, learn, stop, settings, where, workspace.progress)
-    best = int(np.argmin(history[:, 1]))
-    info = CheckpointInfo(
-        name=path.stem,
-        recipe=recipe,
-        ds2c=__version__,
-        training=settings,
-        genes=genes,
-        geometry=learned[0].geometry,
-        encoder=EncoderUsed(
-            settings=encoder.settings, fingerprint=encoder.fingerprint, description=encoder.description
-        ),
-        train=[s.name for s in learned],
-        val=[s.name for s in held],
-        cohorts=sorted({s.cohort for s in learned}),
-        donors=sorted({s.donor for s in learned}),
-        slides=sorted({s.slide_fingerprint for s in samples}),
-        mixed_precision=uses_mixed_precision(settings, where),
-        epochs=len(history),
-        best_epoch=best + 1,
-        best_loss=float(history[best, 1]),
-    )
-    Checkpoint(model, scale, info).save(path)
-    draw_loss(path.with_suffix(".png"), history, best, path.stem)
-    seconds = time.perf_counter() - began
-    done = Trained(
-        path, False, len(history), best + 1, float(history[best, 1]), len(learn), len(stop), len(genes), seconds
-    )
-    if lost:
-        done.warnings.append(
-            f"{lost:,} genes are left out, rare in a sample or not in all of them; {len(genes):,} are modelled"
-        )
-    return done
+    return recipe_hash(made_from)
 
 
-def _recipe_of(path: Path) -> str:
-    """What a checkpoint was made from; none is like a file that cannot be read, such as one of an older version."""
+def _recipe_of(path: Path) -> str | None:
+    """Read what a checkpoint was made from: None without a file, "" of one that is none, such as an older version's."""
+    if not path.exists():
+        return None
     try:
         return load_checkpoint(path).info.recipe
     except InputError:
@@ -171,7 +172,7 @@ def train_folds(
     dry_run: bool = False,
     force: bool = False,
 ) -> list[Trained]:
-    """Train one model a fold, on the samples of the other folds' donors: <path>-fold1.pt, ....
+    """Train one model per fold, on the samples of the other folds' donors: <path>-fold1.pt, ...
 
     A donor is never split; there are at most as many folds as donors. `evaluate` scores each model on what it left out.
     """
@@ -216,93 +217,3 @@ def _check_samples(samples: Sequence[Sample], settings: Training) -> None:
                 f"{sample.geometry}",
                 "Prepare them alike.",
             )
-
-
-def _panel(samples: Sequence[Sample], n_learned: int, most: int) -> tuple[list[str], list[sparse.csr_matrix], int]:
-    """Genes that all samples share and that are not rare in a training sample, the most variable of the training spots
-    first; the spots' counts of them; how many were left out.
-    """
-    tables: list[Counts] = [sample.spot_counts() for sample in samples]
-    panels = [list(table.genes) for table in tables]
-    for i, sample in enumerate(samples[:n_learned]):
-        counted = sample.cell_counts() if sample.has_cell_truth else tables[i]
-        matrix = counted.matrix if sample.has_cell_truth else counted.matrix[_on_cells(sample)]
-        panels[i] = list(counted.genes[seen_in(matrix) >= MIN_SEEN])
-        if not panels[i]:
-            raise InputError(
-                f"no gene of sample {sample.name} is seen in {MIN_SEEN} of its {matrix.shape[0]:,} cells or spots",
-                "Give the counts of a whole sample.",
-            )
-    shared = shared_panel(panels)
-    lost = max(len(table.genes) for table in tables) - len(shared)
-    counts = [select_genes(table.matrix, table.genes, shared) for table in tables]
-    learned = [matrix[_on_cells(sample)] for matrix, sample in zip(counts, samples[:n_learned], strict=False)]
-    order = order_by_variability(learned)[: most or None]
-    return [shared[i] for i in order], [matrix[:, order] for matrix in counts], lost
-
-
-def _on_cells(sample: Sample) -> np.ndarray:
-    """(S,) which spots lie on tissue and have cells."""
-    return (sample.spots["in_tissue"] & (sample.spots["n_cells"] > 0)).to_numpy()
-
-
-def _usable(samples: Sequence[Sample], counts: Sequence[sparse.csr_matrix]) -> np.ndarray:
-    """(S,) of all samples' spots those to learn from or to stop on: they have cells, counts (S, G) and tissue."""
-    counted = [np.asarray(matrix.sum(1)).ravel() > 0 for matrix in counts]
-    return np.concatenate([_on_cells(sample) & some for sample, some in zip(samples, counted, strict=True)])
-
-
-def _labels(
-    counts: list[sparse.csr_matrix],
-    genes: list[str],
-    samples: Sequence[Sample],
-    bags: Bags,
-    settings: Training,
-    usable: np.ndarray,
-) -> Labels:
-    matrix = sparse.vstack(counts).tocsr()
-    totals = np.asarray(matrix.sum(1)).ravel()
-    depth = np.ones_like(totals, float)
-    for i in range(len(samples)):
-        of_sample = (bags.sample == i) & usable
-        depth[of_sample] = np.median(totals[of_sample]) if of_sample.any() else 1.0
-    spots = Measured(
-        torch.from_numpy(log_share(matrix.toarray(), totals)),
-        torch.from_numpy(totals.astype(np.float32)).unsqueeze(1),
-        torch.from_numpy(depth.astype(np.float32)).unsqueeze(1),
-    )
-    if settings.model != CELL_SUPERVISED:
-        return Labels(spots)
-    cells, first = [], 0
-    for i, sample in enumerate(samples):
-        truth = sample.cell_counts()
-        last = int(bags.start[np.flatnonzero(bags.sample == i)[-1] + 1])
-        cells.append(select_genes(truth.matrix, truth.genes, genes)[bags.cell_row[first:last]])
-        first = last
-    return Labels(spots, sparse.vstack(cells).tocsr())
-
-
-def _split(
-    samples: Sequence[Sample], n_learned: int, bags: Bags, settings: Training, usable: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Spots (rows) to learn from and to stop early on, of those that are usable (S,)."""
-    learn, stop = [], []
-    for i, sample in enumerate(samples):
-        rows = np.flatnonzero(bags.sample == i)
-        if i >= n_learned:
-            stop.append(rows)
-        elif n_learned < len(samples):
-            learn.append(rows)
-        else:
-            places = sample.spots[["x", "y"]].to_numpy()
-            apart, held = hold_out_blocks(places, sample.neighbours, settings.seed, usable[rows])
-            learn.append(rows[apart])
-            stop.append(rows[held])
-    chosen = [np.concatenate(part) for part in (learn, stop)]
-    learned, stopped = (rows[usable[rows]] for rows in chosen)
-    if not len(learned) or not len(stopped):
-        raise InputError(
-            f"{len(learned)} spots to learn from and {len(stopped)} to stop early on are not enough",
-            "Give larger samples, or another --membership so that spots have cells.",
-        )
-    return learned, stopped
