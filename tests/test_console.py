@@ -38,15 +38,11 @@ from ds2c_cli.cli.console import console
 from ds2c_cli.errors import InputError
 
 @cli.app.command("probe")
+@options.shared("project", "cache")
 def probe(
-    project: options.ProjectOption = Path("."),
-    cache: options.CacheOption = None,
-    json: options.JsonOption = False,
-    force: options.ForceOption = False,
-    debug: options.DebugOption = False,
-    dry_run: options.DryRunOption = False,
+    session: options.Session, force: options.ForceOption = False, dry_run: options.DryRunOption = False
 ) -> None:
-    console.configure(json=json, debug=debug)
+    project, cache = session.folder, session.given_cache
 {body}
 
 cli.main()

@@ -9,10 +9,12 @@ import typer
 
 from ..choices import SplitBy
 from .console import console
-from .options import CacheOption, DebugOption, DeviceOption, DryRunOption, JsonOption, ProjectOption
+from .options import DryRunOption, Session, shared
 
 
+@shared("device", "project", "cache")
 def command(
+    session: Session,
     file: Annotated[Path, typer.Argument(help="What to compare; see examples/benchmark/.", metavar="BENCHMARK.TOML")],
     split_by: Annotated[
         SplitBy | None, typer.Option(help="What a fold keeps whole; patients are as HEST names them.")
@@ -27,23 +29,14 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace what was made from other inputs or settings; leave the rest alone.")
     ] = False,
-    device: DeviceOption = "auto",
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Compare models over folds and seeds: prepare, embed, train, score, and one report."""
-    console.configure(json=json, debug=debug)
     from ..benchmark.plan import read_benchmark
     from ..benchmark.report import Board, tables_of, write_benchmark
     from ..benchmark.run import collect, run
     from ..errors import Ds2cError, InputError
-    from ..project import Project
-    from ..workspace import Workspace, default_cache
 
-    home = Project(project)
     plan = read_benchmark(file, split_by or "")
     if dry_run:
         for fold in plan.folds:
@@ -55,18 +48,17 @@ def command(
                                       for fold in plan.folds], "networks": count})  # fmt: skip
         return
     told: set[str] = set()
-    with console.progress() as tell:
+    with session.workspace() as workspace:
         nothing: list[tuple[str, dict[str, str]]] = [("", {})]
-        workspace = Workspace(home, cache=cache or default_cache(), device=device, progress=tell)
         steps = run(workspace, plan, seeds=seed or (), force=force)
         for done, failed in nothing if report_only else steps:
             for what in [each for each in failed if each not in told]:
                 console.warn(f"{what} failed: {failed[what]}")
                 told.add(what)
-            results = collect(home, plan, failed)
+            results = collect(session.project, plan, failed)
             if results.rows.empty:
                 continue
-            report = write_benchmark(home, plan, results)
+            report = write_benchmark(session.project, plan, results)
             if done:
                 console.note(f"{done} done; {report}")
     failure = Ds2cError(

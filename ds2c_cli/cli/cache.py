@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError, UsageError
 from .console import console
-from .options import CacheOption, DebugOption, DryRunOption, JsonOption, ProjectOption
+from .options import DryRunOption, Session, shared
 
 if TYPE_CHECKING:
     from ..cache.maintenance import Changed
@@ -31,19 +31,15 @@ GraceOption = Annotated[
 
 
 @app.command()
+@shared("cache")
 def info(
+    session: Session,
     encoder: WantedOption = "",
-    cache: CacheOption = None,
-    dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
-    """What the cache holds, by encoder and slide."""
-    console.configure(json=json, debug=debug)
+    """Show what the cache holds, by encoder and slide."""
     from ..cache.maintenance import encoders, holdings
-    from ..workspace import default_cache
 
-    root = cache or default_cache()
+    root = session.cache
     held = holdings(root, encoder)
     columns = ("encoder", "fingerprint", "dimension", "slide", "last path", "tiles", "MB", "bytes a tile")
     rows = [
@@ -67,22 +63,17 @@ def info(
 
 
 @app.command()
+@shared("project", "cache")
 def verify(
+    session: Session,
     encoder: WantedOption = "",
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Check every checksum; rescue what is sound of a damaged segment and put its file into quarantine."""
-    console.configure(json=json, debug=debug)
     from ..cache.maintenance import verify as verify_cache
     from ..embeddings.tiles import to_encode_again
-    from ..project import Project
-    from ..workspace import default_cache
 
-    root = cache or default_cache()
+    root = session.cache
     with console.progress() as tell:
         found = verify_cache(root, encoder, dry_run, tell)
     damaged = [one for one in found if one.damage]
@@ -94,7 +85,7 @@ def verify(
                 f"{part['tiles']:,} tiles of {part['path'] or part['slide']} are lost: embed encodes them again"
             )
     lost = [] if dry_run else [(one.fingerprint, part["slide"]) for one in damaged for part in one.lost]
-    again = to_encode_again(Project(project), root, lost)
+    again = to_encode_again(session.project, root, lost)
     for lacking in again:
         (x, y, _), (right, lower, _) = lacking.boxes.min(axis=0), lacking.boxes.max(axis=0)
         console.hint(
@@ -112,20 +103,17 @@ def verify(
 
 
 @app.command()
+@shared("cache")
 def merge(
+    session: Session,
     encoder: WantedOption = "",
     grace: GraceOption = 24.0,
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Fold small segments into large ones, each tile once; jobs may be at work meanwhile."""
-    console.configure(json=json, debug=debug)
     from ..cache.maintenance import merge as merge_cache
-    from ..workspace import default_cache
 
-    root = cache or default_cache()
+    root = session.cache
     with console.progress() as tell:
         changed = merge_cache(root, encoder, grace, dry_run, tell)
     _tell(changed, dry_run, grace)
@@ -133,7 +121,9 @@ def merge(
 
 
 @app.command()
+@shared("cache")
 def prune(
+    session: Session,
     encoder: WantedOption = "",
     slide: Annotated[
         list[str] | None,
@@ -150,19 +140,14 @@ def prune(
         float | None, typer.Option("--size", metavar="GB", help="The oldest segments, until so much is left.", min=0)
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Delete embeddings: of an encoder, of slides, by age or by size. No job should be using them."""
-    console.configure(json=json, debug=debug)
     from ..cache.maintenance import prune as prune_cache
     from ..cache.maintenance import selection
     from ..project import Project
-    from ..workspace import default_cache
 
-    root = cache or default_cache()
+    root = session.cache
     projects = [Project(folder) for folder in known or []]
     kept = {sample.slide_fingerprint for home in projects for sample in home.samples()}
     doomed = selection(root, encoder, slide or [], kept if projects else None, older_than, size)
@@ -178,24 +163,19 @@ def prune(
 
 
 @app.command("export")
+@shared("project", "cache")
 def export_command(
+    session: Session,
     slide: Annotated[str, typer.Argument(metavar="SLIDE", help="A sample, or how a slide's fingerprint begins.")],
     encoder: WantedOption = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HDF5 file to write.")] = None,
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write one slide's embeddings into a single file, to carry to another machine."""
-    console.configure(json=json, debug=debug)
     from ..cache.maintenance import encoders, holdings
     from ..cache.transfer import export_slide
-    from ..project import Project
-    from ..workspace import default_cache
 
-    root, home = cache or default_cache(), Project(project)
+    root, home = session.cache, session.project
     wanted = home.sample(slide).slide_fingerprint if slide in home.sample_names() else slide
     held = [one for one in holdings(root, encoder) if one.slide.startswith(wanted)]
     found = sorted({(one.fingerprint, one.slide) for one in held})
@@ -219,19 +199,16 @@ def export_command(
 
 
 @app.command("import")
+@shared("cache")
 def import_command(
+    session: Session,
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of `ds2c cache export`.")],
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Add exported embeddings to the cache."""
-    console.configure(json=json, debug=debug)
     from ..cache.transfer import import_slide
-    from ..workspace import default_cache
 
-    root = cache or default_cache()
+    root = session.cache
     results = []
     for path in files:
         with console.progress() as tell:

@@ -8,23 +8,21 @@ from typing import Annotated
 import typer
 
 from .console import console
-from .options import CacheOption, DebugOption, JsonOption
+from .options import Session, shared
 
 
+@shared("cache")
 def command(
+    session: Session,
     folder: Annotated[Path, typer.Option("--project", metavar="DIR", help="The project to make.")] = Path("demo"),
     size_px: Annotated[int, typer.Option("--size", help="Side of the generated slides in pixels.", min=768)] = 2560,
-    cache: CacheOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Run the whole chain on two generated slides."""
-    console.configure(json=json, debug=debug)
     from ..demo import demo
     from ..evaluation.report import tables_of
 
     with console.progress() as tell:
-        shown = demo(folder, cache or folder / "cache", size_px, tell)
+        shown = demo(folder, session.given_cache or folder / "cache", size_px, tell)
     for table in tables_of(shown.found):
         console.table(table.title, table.columns, table.rows)
     console.note("Generated tissue: it shows that the chain works, not how good it is on H&E.")

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .console import console
-from .options import CacheOption, DebugOption, DeviceOption, EncoderOption, JsonOption, ProjectOption
+from .options import EncoderOption, Session, shared
 
 
+@shared("device", "project", "cache")
 def command(
+    session: Session,
     encoder: EncoderOption = None,
-    device: DeviceOption = "auto",
     hub: Annotated[bool, typer.Option("--hub", help="Ask the hub too: is it reached, which gated encoders.")] = False,
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Check what ds2c needs on this machine; what is not ok comes with a remedy. Exit code 1 if a check fails."""
-    console.configure(json=json, debug=debug)
     from ..doctor import Asked, examine
 
     # torch makes its compiler's folder wherever it is imported, unless it is told of one that is there.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.sep)
-    findings = examine(Asked(project, cache, encoder or "", device, hub))
+    findings = examine(Asked(session.folder, session.given_cache, encoder or "", session.device, hub))
     console.table("Doctor", ("check", "state", "found"), [finding[:3] for finding in findings])
     for finding in findings:
         if finding.state != "ok":

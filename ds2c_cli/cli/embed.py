@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..choices import Features
 from .console import console
-from .options import (
-    CacheOption,
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    EncoderOption,
-    JsonOption,
-    PrecisionOption,
-    ProjectOption,
-    SamplesArgument,
-    WeightsOption,
-)
+from .options import DryRunOption, EncoderOption, PrecisionOption, SamplesArgument, Session, WeightsOption, shared
 
 
+@shared("device", "project", "cache")
 def command(
+    session: Session,
     samples: SamplesArgument = None,
     encoder: EncoderOption = None,
     weights: WeightsOption = None,
@@ -33,7 +23,6 @@ def command(
     features: Annotated[
         Features | None, typer.Option(help="tiles (of cells and spots), or superpixels, for --model istar and scstgcn.")
     ] = None,
-    device: DeviceOption = "auto",
     shard: Annotated[
         str | None,
         typer.Option(
@@ -41,29 +30,20 @@ def command(
             help="Part I of N, from 0: --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT with --array=0-3.",
         ),
     ] = None,
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Embed the tiles of cells and spots into the cache."""
-    console.configure(json=json, debug=debug)
     from ..embeddings.embed import embed
-    from ..project import Project
     from ..settings import Embedding
-    from ..workspace import Workspace, default_cache
 
     flags = {
         "encoder": encoder, "weights": weights, "precision": precision, "batch_size": batch_size, "features": features,
     }  # fmt: skip
-    home = Project(project)
-    root = cache or default_cache()
     part = _shard(shard)
-    with console.progress() as tell:
+    with session.workspace() as workspace:
         done = embed(
-            Workspace(home, cache=root, device=device, progress=tell),
-            home.settings(Embedding, flags),
+            workspace,
+            session.project.settings(Embedding, flags),
             samples=samples or (),
             shard=part,
             dry_run=dry_run,
@@ -83,7 +63,7 @@ def command(
             f"{done.rate:,.0f} tiles/s in batches of {done.batch_size} on {', '.join(done.devices)} (read "
             f"{done.read_seconds:.0f} s, encode {done.encode_seconds:.0f} s, write {done.write_seconds:.0f} s)"
         )
-    console.result([root], {**asdict(done), "cache": root})
+    console.result([session.cache], {**asdict(done), "cache": session.cache})
 
 
 def _shard(words: str | None) -> tuple[int, int]:

@@ -9,25 +9,23 @@ import typer
 
 from ..choices import Precision
 from .console import console
-from .options import DebugOption, DeviceOption, JsonOption, PrecisionOption, WeightsOption
+from .options import PrecisionOption, Session, WeightsOption, shared
 
 COLUMNS = ("encoder", "dimension", "input px", "pooling", "licence", "access", "on this machine")
 
 
+@shared("device")
 def command(
+    session: Session,
     check: Annotated[
         str | None, typer.Option("--check", metavar="NAME", help="Load this encoder and embed fixed tiles.")
     ] = None,
     weights: WeightsOption = None,
     precision: PrecisionOption = None,
-    device: DeviceOption = "auto",
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """List the encoders, with licence, access, and whether their weights are on this machine; or check one."""
-    console.configure(json=json, debug=debug)
     if check:
-        _check(check, weights or "", device, precision or "auto")
+        _check(check, weights or "", session.device, precision or "auto")
     else:
         _list()
 

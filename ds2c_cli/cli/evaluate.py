@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from .console import console
-from .options import CacheOption, DebugOption, DeviceOption, JsonOption, ProjectOption, SamplesArgument, listed
+from .options import SamplesArgument, Session, listed, shared
 
 
+@shared("device", "project", "cache")
 def command(
+    session: Session,
     samples: SamplesArgument = None,
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="Files or names: A,B or repeated; by default all of the project's.")
@@ -19,31 +21,22 @@ def command(
     predictions: Annotated[Path | None, typer.Option(help="Score written predictions instead.", metavar="DIR")] = None,
     name: Annotated[str, typer.Option(help="Of the folder in evaluation/.")] = "",
     baselines: Annotated[bool, typer.Option(help="Score the trivial baselines too.")] = True,
-    device: DeviceOption = "auto",
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Score predictions against single-cell truth and write a report."""
-    console.configure(json=json, debug=debug)
     from ..evaluation.evaluate import evaluate
     from ..evaluation.report import tables_of, write_report
-    from ..project import Project
-    from ..workspace import Workspace, default_cache
 
-    home = Project(project)
-    names = listed(checkpoint) or ([] if predictions else home.checkpoint_names())
-    with console.progress() as tell:
+    names = listed(checkpoint) or ([] if predictions else session.project.checkpoint_names())
+    with session.workspace() as workspace:
         found = evaluate(
-            Workspace(home, cache=cache or default_cache(), device=device, progress=tell),
-            checkpoints=[home.checkpoint_named(each) for each in names],
+            workspace,
+            checkpoints=[session.project.checkpoint_named(each) for each in names],
             predictions=predictions,
             samples=samples or (),
             name=name,
             baselines=baselines,
         )
-    report = write_report(home, found)
+    report = write_report(session.project, found)
     for table in tables_of(found):
         console.table(table.title, table.columns, table.rows)
     for sentence in found.warnings:

@@ -10,10 +10,12 @@ import typer
 
 from ..choices import ExportFormat
 from .console import console
-from .options import DebugOption, ForceOption, JsonOption, ProjectOption, listed
+from .options import ForceOption, Session, listed, shared
 
 
+@shared("project")
 def command(
+    session: Session,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -41,20 +43,14 @@ def command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="PATH", help="By default in the project's exports/.")
     ] = None,
-    project: ProjectOption = Path(),
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write predictions or samples for other software: SpatialData, QuPath, tables, Zarr."""
-    console.configure(json=json, debug=debug)
     from ..exporting.export import export
-    from ..project import Project
-    from ..workspace import Workspace
 
-    with console.progress() as tell:
+    with session.workspace() as workspace:
         exports = export(
-            Workspace(Project(project), progress=tell),
+            workspace,
             sources,
             to=to,
             genes=listed(genes),

@@ -1,14 +1,23 @@
-"""The options that several subcommands share, each spelled once."""
+"""The options that several commands share, each spelled once, and what a command is given of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from ..choices import Precision
+from .console import console
+
+if TYPE_CHECKING:
+    from ..project import Project
+    from ..workspace import Workspace
 
 ProjectOption = Annotated[
     Path, typer.Option("--project", metavar="DIR", envvar="DS2C_PROJECT", help="The project directory.")
@@ -44,6 +53,75 @@ PrecisionOption = Annotated[
 SamplesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[SAMPLE]...", help="Samples; all of the project by default.")
 ]  # default None
+
+
+SHARED: dict[str, tuple[Any, Any]] = {
+    "device": (DeviceOption, "auto"),
+    "project": (ProjectOption, Path()),
+    "cache": (CacheOption, None),
+    "json": (JsonOption, False),
+    "debug": (DebugOption, False),
+}  # name: type, default
+
+FIELDS = {"device": "device", "project": "folder", "cache": "given_cache"}  # of a session, by option
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the shared options of one run say."""
+
+    device: str = "auto"
+    folder: Path = Path()  # of the project
+    given_cache: Path | None = None
+
+    @cached_property
+    def project(self) -> Project:
+        """Open the project."""
+        from ..project import Project
+
+        return Project(self.folder)
+
+    @property
+    def cache(self) -> Path:
+        """Name the folder of embeddings: the one given, else the default."""
+        from ..workspace import default_cache
+
+        return self.given_cache or default_cache()
+
+    @contextmanager
+    def workspace(self) -> Iterator[Workspace]:
+        """Open the workspace, and show how far its steps are until the block ends."""
+        from ..workspace import Workspace
+
+        with console.progress() as tell:
+            yield Workspace(self.project, cache=self.cache, device=self.device, progress=tell)
+
+
+def shared(*names: Literal["device", "project", "cache"]) -> Callable[[Command], Command]:
+    """Give a command the shared options that are named, and `--json` and `--debug`.
+
+    The command takes a `Session` of them before its own options; the console is configured when it begins.
+    """
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def run(*, json: bool, debug: bool, **given: Any) -> None:
+            console.configure(json=json, debug=debug)
+            command(Session(**{name: given.pop(option) for option, name in FIELDS.items() if option in names}), **given)
+
+        hints = get_type_hints(command, include_extras=True)
+        own = list(signature(command).parameters.values())[1:]
+        parameters = [each.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[each.name]) for each in own]
+        for name, (kind, default) in SHARED.items():
+            if name in names or name in ("json", "debug"):
+                parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
 
 
 def listed(values: Sequence[str] | None) -> list[str]:

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from .console import console
-from .options import DebugOption, JsonOption, ProjectOption, listed
+from .options import Session, listed, shared
 
 
+@shared("project")
 def command(
+    session: Session,
     sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="A sample of the project.")],
     genes: Annotated[list[str], typer.Argument(metavar="GENE...", help="Genes to paint, a figure each.")],
     prediction: Annotated[
@@ -22,16 +24,10 @@ def command(
         str, typer.Option(metavar="X,Y,W,H", help="The part to enlarge, in microns; by default in the middle.")
     ] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The PNG, where one gene is named.")] = None,
-    project: ProjectOption = Path(),
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Paint genes on a slide: measured and predicted."""
-    console.configure(json=json, debug=debug)
     from ..errors import UsageError
     from ..plotting.plot import Window, plot
-    from ..project import Project
-    from ..workspace import Workspace
 
     place: Window | None = None
     if window:
@@ -40,9 +36,9 @@ def command(
         except ValueError:
             raise UsageError(f"--window is {window!r}", "Write X,Y,WIDTH,HEIGHT in microns: 0,0,400,400.") from None
         place = x, y, width, height
-    with console.progress() as tell:
+    with session.workspace() as workspace:
         done = plot(
-            Workspace(Project(project), progress=tell),
+            workspace,
             sample,
             genes=listed(genes),
             prediction=prediction,

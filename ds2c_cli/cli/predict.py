@@ -10,33 +10,26 @@ import typer
 
 from ..choices import Mode
 from .console import console
-from .options import CacheOption, DebugOption, DeviceOption, ForceOption, JsonOption, ProjectOption, SamplesArgument
+from .options import ForceOption, SamplesArgument, Session, shared
 
 
+@shared("device", "project", "cache")
 def command(
+    session: Session,
     checkpoint: Annotated[str, typer.Option(help="A file, or a name in the project's checkpoints.", metavar="NAME")],
     samples: SamplesArgument = None,
     mode: Annotated[Mode, typer.Option(help="predict from the image, or deconvolve measured spots.")] = "predict",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The h5ad, where one sample is named.")] = None,
     uncertainty: Annotated[bool, typer.Option("--uncertainty", help="Add a layer with the SD of spot_share.")] = False,
-    device: DeviceOption = "auto",
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Predict the expression of every cell."""
-    console.configure(json=json, debug=debug)
     from ..prediction.predict import predict
-    from ..project import Project
-    from ..workspace import Workspace, default_cache
 
-    home = Project(project)
-    with console.progress() as tell:
+    with session.workspace() as workspace:
         runs = predict(
-            Workspace(home, cache=cache or default_cache(), device=device, progress=tell),
-            home.checkpoint_named(checkpoint),
+            workspace,
+            session.project.checkpoint_named(checkpoint),
             samples=samples or (),
             mode=mode,
             output=output,

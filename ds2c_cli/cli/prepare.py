@@ -10,10 +10,12 @@ import typer
 
 from ..choices import Boundaries, Layout, Membership, Preset, Pseudospot
 from .console import console
-from .options import DebugOption, DryRunOption, ForceOption, JsonOption, ProjectOption
+from .options import DryRunOption, ForceOption, Session, shared
 
 
+@shared("project")
 def command(
+    session: Session,
     slide: Annotated[
         Path | None, typer.Argument(help="H&E slide: TIFF, SVS, OME-TIFF, JPEG or PNG.", metavar="SLIDE")
     ] = None,
@@ -81,23 +83,17 @@ def command(
     trust_coordinates: Annotated[
         bool, typer.Option("--trust-coordinates", help="Do not compare coordinates with the tissue.")
     ] = False,
-    project: ProjectOption = Path(),
     dry_run: DryRunOption = False,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Turn slides, their cells and their expression into samples."""
-    console.configure(json=json, debug=debug)
     from .. import schema
     from ..errors import UsageError
     from ..io.hest import download_hest
-    from ..project import Project
     from ..samples.manifest import Request, hest_requests, prepare_all, read_manifest
     from ..samples.sources import Sources
     from ..settings import Geometry
     from ..settings import preset as preset_named
-    from ..workspace import Workspace
 
     flags = {
         "layout": layout, "membership": membership, "spot_um": spot_um, "spot_tile_um": spot_tile_um,
@@ -111,8 +107,7 @@ def command(
         raise UsageError("--id names samples of --hest, and --hest hf needs it", "Write --hest DIR --id NCBI856.")
     if sample and slide is None:
         raise UsageError("--sample names the sample of one SLIDE", "Leave it out.")
-    home = Project(project)
-    geometry = home.settings(Geometry, flags)
+    geometry = session.project.settings(Geometry, flags)
     sources = Sources(
         slide or Path(), cells, counts, spots, visium, raw, xenium, boundaries, alignment,
         x_column=x_column, y_column=y_column, id_column=id_column, mpp=mpp, keep_matching=keep_matching,
@@ -134,10 +129,8 @@ def command(
         requests = hest_requests(folder, ids or (), sources, donor, cohort)
     else:
         requests = [Request(sources, sample, donor, cohort)]
-    with console.progress() as tell:
-        finished = prepare_all(
-            Workspace(home, progress=tell), requests, geometry=geometry, dry_run=dry_run, force=force
-        )
+    with session.workspace() as workspace:
+        finished = prepare_all(workspace, requests, geometry=geometry, dry_run=dry_run, force=force)
     documents = []
     for done in finished:
         name = done.folder.name

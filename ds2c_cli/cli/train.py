@@ -10,21 +10,12 @@ import typer
 
 from ..choices import Context, MixedPrecision, ModelName, SpotPooling
 from .console import console
-from .options import (
-    CacheOption,
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    EncoderOption,
-    ForceOption,
-    JsonOption,
-    PrecisionOption,
-    ProjectOption,
-    listed,
-)
+from .options import DryRunOption, EncoderOption, ForceOption, PrecisionOption, Session, listed, shared
 
 
+@shared("device", "project", "cache")
 def command(
+    session: Session,
     train: Annotated[
         list[str] | None, typer.Option(help="Samples to learn from: S1,S2 or repeated; all others.")
     ] = None,
@@ -56,44 +47,34 @@ def command(
     ] = None,
     encoder: EncoderOption = None,
     precision: PrecisionOption = None,
-    device: DeviceOption = "auto",
-    project: ProjectOption = Path(),
-    cache: CacheOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Train a model on spots."""
-    console.configure(json=json, debug=debug)
     from ..errors import UsageError
     from ..models import MODELS
-    from ..project import Project
     from ..settings import Embedding, Training
     from ..training.train import train as train_model
     from ..training.train import train_folds
-    from ..workspace import Workspace, default_cache
 
     if folds and val:
         raise UsageError("--folds leaves out samples by itself, --val names them", "Give one of the two.")
-    home = Project(project)
     flags = {
         "model": model, "seed": seed, "genes": genes, "epochs": epochs, "patience": patience,
         "learning_rate": learning_rate, "hidden": hidden, "dropout": dropout, "batch_spots": batch_spots,
         "context": context, "pooling": pooling, "mixed_precision": mixed_precision,
     }  # fmt: skip
-    settings = home.settings(Training, flags)
+    settings = session.project.settings(Training, flags)
     features = MODELS[settings.model].features if settings.model in MODELS else None
-    embedding = home.embedding(
-        home.settings(Embedding, {"encoder": encoder, "precision": precision, "features": features})
+    embedding = session.project.embedding(
+        session.project.settings(Embedding, {"encoder": encoder, "precision": precision, "features": features})
     )
     name = output or settings.model + (f"-seed{settings.seed}" if settings.seed else "")
-    path = Path(name) if "/" in name else home.checkpoint(name.removesuffix(".pt"))
-    root = cache or default_cache()
-    with console.progress() as tell:
+    path = Path(name) if "/" in name else session.project.checkpoint(name.removesuffix(".pt"))
+    with session.workspace() as workspace:
         if folds:
             runs = train_folds(
-                Workspace(home, cache=root, device=device, progress=tell),
+                workspace,
                 settings,
                 encoder=embedding,
                 path=path,
@@ -105,7 +86,7 @@ def command(
         else:
             runs = [
                 train_model(
-                    Workspace(home, cache=root, device=device, progress=tell),
+                    workspace,
                     settings,
                     encoder=embedding,
                     path=path,
