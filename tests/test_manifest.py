@@ -16,6 +16,7 @@ from ds2c_cli.errors import InputError
 from ds2c_cli.project import Project
 from ds2c_cli.samples.manifest import prepare_all, read_manifest
 from ds2c_cli.settings import Geometry
+from ds2c_cli.workspace import Workspace
 
 BY_CENTROID = Geometry(membership="centroid")
 
@@ -137,7 +138,7 @@ def test_what_shows_only_in_the_work_does_not_stop_the_others(study, tmp_path):
     with pytest.raises(
         InputError, match=r"1 of 3 samples could not be prepared, the others are done:\n  bad: .* lie outside"
     ):
-        prepare_all(Project(tmp_path), requests, BY_CENTROID)
+        prepare_all(Workspace(Project(tmp_path)), requests, geometry=BY_CENTROID)
     assert Project(tmp_path).sample_names() == ["a", "b"]
 
 
