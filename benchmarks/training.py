@@ -23,6 +23,7 @@ from ds2c_cli.models.deepsets import Paper
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
+from ds2c_cli.schema import TARGET_SUM
 from ds2c_cli.settings import Geometry
 from ds2c_cli.training.dataset import Bags
 from ds2c_cli.training.fit import Learner, one_pass
@@ -127,9 +128,9 @@ def made_up(sample: Sample, dimension: int, genes: int, most: int, folder: Path)
 
 def epoch(network: Paper, material: Material, device: torch.device, mixed: bool) -> None:
     """Ours: everything on the device, gathered by index, no padding."""
-    log = torch.from_numpy(material.spots)
-    ones = torch.ones((len(log), 1))  # totals and depths, which the paper's loss does not look at
-    bags, spots = material.bags.to(device), Measured(log, ones, ones).to(device)
+    counts = torch.expm1(torch.from_numpy(material.spots)) / TARGET_SUM  # of spots of a total of 1
+    ones = torch.ones((len(counts), 1))
+    bags, spots = material.bags.to(device), Measured(counts, ones, ones).to(device)
     optimiser = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
     learner = Learner(optimiser, torch.Generator().manual_seed(0), mixed=mixed)
     every = torch.arange(bags.n_spots)

@@ -46,7 +46,7 @@ def mixed():
     total = counts.sum(1, dtype=float)
     depth = np.array([np.median(total[sample == s]) for s in (0, 1)])[sample]
     as_column = (torch.from_numpy(values.astype(np.float32)).unsqueeze(1) for values in (total, depth))
-    return bags, Measured(torch.from_numpy(log_share(counts, total)), *as_column), kind
+    return bags, Measured(torch.from_numpy(counts.astype(np.float32)), *as_column), kind
 
 
 def learn(model, bags, measured, settings):
@@ -130,9 +130,9 @@ def test_a_device_without_room_for_all_is_sent_batches(mixed, monkeypatch):
     moved = []
     monkeypatch.setattr(Bags, "to", lambda self, device: moved.append(device))
     sent, send = [], Measured.to
-    monkeypatch.setattr(Measured, "to", lambda self, device: sent.append(len(self.log)) or send(self, device))
+    monkeypatch.setattr(Measured, "to", lambda self, device: sent.append(len(self.counts)) or send(self, device))
     _, again = fitted(bags, measured, epochs=3)
-    assert sizes == [4 * 3 * (len(bags.cells) + len(bags.tiles)), measured.log.nbytes]
+    assert sizes == [4 * 3 * (len(bags.cells) + len(bags.tiles)), measured.counts.nbytes]
     assert not moved
     assert max(sent) <= 32
     np.testing.assert_array_equal(history, again)
@@ -148,10 +148,10 @@ def test_the_average_of_weights():
     assert five(mean, torch.tensor(0.0), 100).item() == pytest.approx(2.0)  # then a fifth of the way each step
 
 
-def test_counts_are_the_label_times_the_total():
+def test_the_log_is_that_of_counts_per_ten_thousand():
     counts = np.array([[3, 0, 7], [1, 1, 998]])
     total = counts.sum(1)
     column = torch.from_numpy(total.astype(np.float32)).unsqueeze(1)
-    measured = Measured(torch.from_numpy(log_share(counts, total)), column, torch.ones(2, 1))
-    np.testing.assert_allclose(measured.counts.numpy(), counts, rtol=1e-5, atol=1e-5)
+    measured = Measured(torch.from_numpy(counts.astype(np.float32)), column, torch.ones(2, 1))
+    np.testing.assert_allclose(measured.log.numpy(), log_share(counts, total), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(measured.at(torch.tensor([1])).counts.numpy(), counts[1:], rtol=1e-5, atol=1e-5)

@@ -186,7 +186,7 @@ def test_every_gene_starts_at_its_mean(name, bag):
         torch.nn.init.zeros_(parameter)
     profile = torch.tensor([10.0, 20, 70, 100, 300, 500, 9000])
     totals = torch.tensor([[1e6], [2e6]])
-    model.start_at(Measured(torch.log1p(profile).expand(2, G), totals, totals), 2.5)
+    model.start_at(Measured(profile * totals / 1e4, totals, totals), 2.5)
     same = replace(bag, area=torch.ones(8))
     assert torch.allclose(torch.expm1(model.spot(same))[0], profile, rtol=5e-3)
 
@@ -229,13 +229,13 @@ def test_the_likelihood_is_scipys():
 def measured_at(depth):
     generator = torch.Generator().manual_seed(2)
     share = torch.rand(3, G, generator=generator)
-    share = 1e4 * share / share.sum(1, keepdim=True)
-    return Measured(torch.log1p(share), depth * torch.tensor([[1.5], [0.5], [1.0]]), torch.full((3, 1), depth))
+    total = depth * torch.tensor([[1.5], [0.5], [1.0]])
+    return Measured(total * share / share.sum(1, keepdim=True), total, torch.full((3, 1), depth))
 
 
 def test_the_additive_loss_is_the_likelihood_of_the_members_sum(bag):
     model, measured = model_of("additive"), measured_at(800.0)
-    counts = (torch.expm1(measured.log) * measured.total / 1e4).numpy()
+    counts = measured.counts.numpy()
     rates = model.rates(bag).detach().numpy()
     mean = np.stack([800 * rates[(bag.spot_of.numpy() == s) & bag.inside.numpy()].sum(0) for s in (0, 2)])
     size = model.log_size.exp().detach().numpy()
@@ -309,9 +309,9 @@ def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag, monkeypa
     model.depth.fill_(300.0)
     model.typical_total.fill_(2.0)
     predicted = model.totals(model.rates(bag), bag).sum(1, keepdim=True)[[0, 2]]  # the other has no member
-    log = torch.zeros(2, G)
+    none = torch.zeros(2, G)
     for power, found in ((0.4, 0.4), (1.7, 1.0), (-1.0, 0.0)):
-        measured = Measured(log, 700 * predicted**power, torch.full((2, 1), 300.0))
+        measured = Measured(none, 700 * predicted**power, torch.full((2, 1), 300.0))
         filled = replace(bag, own=bag.own[[0, 2]], around=bag.around[[0, 2]], spot_of=bag.spot_of // 2)
         filled = replace(filled, inside=bag.inside & (bag.spot_of != 1))
         model.settle([(filled, measured)])
@@ -323,12 +323,12 @@ def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag, monkeypa
             read.spot_log[[0, 2]], expected_log(composition * counts, total=counts), rtol=1e-4, atol=1e-3
         )
         torch.testing.assert_close(read.share, model.cell(bag))  # what adds up is left alone
-    alike = Measured(log[:1], torch.ones(1, 1), torch.ones(1, 1))
+    alike = Measured(none[:1], torch.ones(1, 1), torch.ones(1, 1))
     one = replace(filled, own=filled.own[:1], around=filled.around[:1], spot_of=torch.zeros_like(filled.spot_of))
     monkeypatch.undo()
     model.settle([(one, alike)])  # a single spot tells nothing
     assert model.reliability == 1
-    against = Measured(log, 700 / predicted, torch.full((2, 1), 300.0))
+    against = Measured(none, 700 / predicted, torch.full((2, 1), 300.0))
     model.settle([(filled, against)])  # two that hardly differ little
     assert 0.9 < model.reliability < 1
 

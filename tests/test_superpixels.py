@@ -178,7 +178,7 @@ def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags,
     scale = standardisation(bags, np.arange(bags.n_spots))
     model = build_model(Training(model=name, hidden=8), dimension=scale.dimension, genes=3).eval()
     total = torch.full((1, 1), 100.0)
-    model.start_at(Measured(torch.tensor([[1.0, 2.0, 3.0]]), total, total), 5.0)
+    model.start_at(Measured(torch.expm1(torch.tensor([[1.0, 2.0, 3.0]])) / 100, total, total), 5.0)
     info = checkpoint_info(training=Training(model=name, hidden=8), genes=list("abc"))
     Checkpoint(model, scale, info).save(tmp_path / "x.pt")
     loaded = load_checkpoint(tmp_path / "x.pt")

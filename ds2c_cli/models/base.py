@@ -20,23 +20,23 @@ from .batch import Bag
 class Measured:
     """What was measured at S spots."""
 
-    log: torch.Tensor  # (S, G) log1p of counts per 10,000 of the spot: the label
+    counts: torch.Tensor  # (S, G) of each gene
     total: torch.Tensor  # (S, 1) counts of all the genes
     depth: torch.Tensor  # (S, 1) counts of a typical spot of the sample
 
     @property
-    def counts(self) -> torch.Tensor:
-        """(S, G)."""
-        return torch.expm1(self.log) * (self.total / TARGET_SUM)
+    def log(self) -> torch.Tensor:
+        """Compute (S, G) log1p of counts per 10,000 of the spot; NaN where a spot has no counts."""
+        return torch.log1p(TARGET_SUM * self.counts / self.total)
 
     def at(self, spots: torch.Tensor) -> Measured:
-        """Of some spots (s,), wherever their numbers are."""
-        rows = spots.to(self.log.device)
-        return Measured(self.log[rows], self.total[rows], self.depth[rows])
+        """Choose some spots (s,), wherever their numbers are."""
+        rows = spots.to(self.counts.device)
+        return Measured(self.counts[rows], self.total[rows], self.depth[rows])
 
     def to(self, device: torch.device) -> Measured:
-        """On a device."""
-        return Measured(self.log.to(device), self.total.to(device), self.depth.to(device))
+        """Move to a device."""
+        return Measured(self.counts.to(device), self.total.to(device), self.depth.to(device))
 
 
 @dataclass(frozen=True)

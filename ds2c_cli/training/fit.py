@@ -15,7 +15,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..device import has_room, multiplies_bfloat16
 from ..errors import InputError
-from ..expression import log_share
 from ..models import SpotModel
 from ..models.base import Measured
 from ..progress import Progress, silent
@@ -54,7 +53,7 @@ def fit(
     """
     model.to(device)
     bags = bags.to(device) if has_room(device, bags.size) else bags
-    if has_room(device, labels.spots.log.nbytes):
+    if has_room(device, labels.spots.counts.nbytes):
         labels = replace(labels, spots=labels.spots.to(device))
     learned_rows, stopped_rows = torch.from_numpy(learn), torch.from_numpy(stop)
     model.start_at(labels.spots.at(learned_rows), _cells_a_spot(bags, learn))  # no epoch is spent on genes' means
@@ -141,7 +140,7 @@ def one_pass(
             learner.optimiser.step()
             if learner.average is not None:
                 learner.average.update_parameters(model)
-        total, number = total + float(loss.detach()) * len(found.log), number + len(found.log)
+        total, number = total + float(loss.detach()) * len(found.counts), number + len(found.counts)
     return total / max(number, 1)
 
 
@@ -156,9 +155,9 @@ def _moving_average(steps: int) -> Callable[[torch.Tensor, torch.Tensor, torch.T
 
 
 def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: Measured) -> Measured:
-    """The same of single cells (rows of the counts), each as a share of its spot."""
-    share = log_share(counts[cells.cpu().numpy()].toarray(), spots.total[:, 0].cpu().numpy())
-    return replace(spots, log=torch.from_numpy(share).to(spots.log.device))
+    """Put the counts of single cells (rows of `counts`) in place of those of their spots, whose totals stay."""
+    rows = counts[cells.cpu().numpy()].toarray().astype(np.float32)
+    return replace(spots, counts=torch.from_numpy(rows).to(spots.counts.device))
 
 
 def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from ..errors import InputError
-from ..expression import MIN_SEEN, log_share, order_by_variability, seen_in, select_genes, shared_panel
+from ..expression import MIN_SEEN, order_by_variability, seen_in, select_genes, shared_panel
 from ..io.counts import Counts
 from ..models.base import Measured
 from ..project import Sample
@@ -34,9 +34,9 @@ class GenePanel:
 
 @dataclass
 class Labels:
-    """What is learned: the spots' expression; for the ceiling also their cells' counts."""
+    """What is learned: the spots' counts; for the ceiling also their cells' counts."""
 
-    spots: Measured  # NaN rows where the spot has no counts
+    spots: Measured
     cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the bags' cells
 
 
@@ -114,7 +114,7 @@ def spot_labels(counts: Sequence[sparse.csr_matrix], *, usable: np.ndarray) -> M
         of_sample = (sample_of == i) & usable
         depth[of_sample] = np.median(totals[of_sample]) if of_sample.any() else 1.0
     return Measured(
-        torch.from_numpy(log_share(matrix.toarray(), totals)),
+        torch.from_numpy(matrix.toarray().astype(np.float32)),
         torch.from_numpy(totals.astype(np.float32)).unsqueeze(1),
         torch.from_numpy(depth.astype(np.float32)).unsqueeze(1),
     )
