@@ -34,3 +34,15 @@ def test_every_link_of_a_page_leads_somewhere(page):
 
 def test_every_version_is_the_same():
     assert f"version: {ds2c_cli.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_architecture_page_names_every_room():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for entry in (ROOT / "ds2c_cli").iterdir():
+        if entry.suffix == ".py" or (entry / "__init__.py").exists():
+            assert re.search(rf"^ +{re.escape(entry.name)}", text, re.MULTILINE), entry.name
+
+
+def test_the_glossary_is_one_line_per_word():
+    words = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    assert len(words) == len(set(words)) > 30
