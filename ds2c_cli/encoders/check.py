@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
 from time import perf_counter
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -115,5 +116,13 @@ def _untrained(encoder: Encoder, tiles: list[np.ndarray]) -> np.ndarray:
     return unsorted
 
 
-def _golden() -> dict[str, dict[str, list[list[float]]]]:
-    return json.loads((files(__package__) / GOLDEN).read_text())
+class _Stored(TypedDict):
+    """What golden.json has of an encoder."""
+
+    weights: str  # sha256
+    embeddings: list[list[float]]
+
+
+def _golden() -> dict[str, _Stored]:
+    stored: dict[str, _Stored] = json.loads((files(__package__) / GOLDEN).read_text())
+    return stored

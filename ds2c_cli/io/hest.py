@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError, WeightsError
@@ -172,7 +173,7 @@ def _by_transcripts(hest: Hest) -> float | None:
     if not set(columns) <= set(column_names(hest.transcripts)):
         return None
     with readable(hest.transcripts, "transcripts"), pq.ParquetFile(hest.transcripts) as file:
-        first: Iterator = file.iter_batches(100_000, columns=columns)
+        first: Iterator[pa.RecordBatch] = file.iter_batches(100_000, columns=columns)
         frame = next(first).to_pandas().astype(float)
     spread = frame - frame.mean()
     pixels, microns = spread[list(PIXELS)].to_numpy(), spread[list(MICRONS)].to_numpy()

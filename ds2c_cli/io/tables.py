@@ -142,7 +142,7 @@ def numbers(path: Path, frame: pd.DataFrame, column: str, ids: np.ndarray, noun:
     return values
 
 
-def identifiers(path: Path, values: Sequence | np.ndarray | pd.Series | pd.Index, noun: str) -> np.ndarray:
+def identifiers(path: Path, values: Sequence[object] | np.ndarray | pd.Series | pd.Index, noun: str) -> np.ndarray:
     """Ids as an (n,) object array of str: bytes are decoded, whole floats lose their ".0".
 
     Raises InputError for a missing or empty id.

@@ -10,6 +10,8 @@ from .istar import Istar
 from .mlp import Mlp
 from .scstgcn import ScstGcn
 
+__all__ = ["MODELS", "SpotModel"]
+
 MODELS: dict[str, type[SpotModel]] = {
     "additive": Additive,
     "paper": Paper,
