@@ -1,4 +1,4 @@
-"""How many tiles a second `ds2c embed` checks when the cache holds them all, and which part takes how long."""
+"""How many tiles per second `ds2c embed` checks when the cache holds them all, and which part takes how long."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def forget(*folders: Path) -> None:
 
 
 def print_table(result: dict) -> None:
-    """Seconds and tiles a second of everything, cold and warm."""
+    """Seconds and tiles per second of everything, cold and warm."""
     tiles, seconds = result["tiles"], result["seconds"]
     print(f"{tiles:,} tiles in {result['segments']} segments, {result['encoder']}")
     print(f"  {'':<28} {COLD + ': s':>32} {'tiles/s':>10} {WARM + ': s':>14} {'tiles/s':>10}")

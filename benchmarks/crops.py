@@ -1,4 +1,4 @@
-"""How many cells a second are cropped from a slide: block by block in threads and processes, and a read a cell."""
+"""How many cells per second are cropped from a slide: block by block in threads and processes, and a read per cell."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def by_block(pool: Executor, crop: Callable[[np.ndarray], Iterable], boxes: np.n
 
 
 def one_by_one(slide: Slide, boxes: np.ndarray) -> int:
-    """The published implementation's way: a read a cell, in the order of the file."""
+    """The published implementation's way: a read per cell, in the order of the file."""
     for x, y, side in boxes.tolist():
         slide.read(x, y, side, side)
     return len(boxes)
@@ -133,7 +133,7 @@ def crop_there(boxes: np.ndarray) -> range:
 
 
 def print_tables(counts: dict[str, int], rates: dict[str, dict[str, float]]) -> None:
-    """A table a set of tiles, with the ratio to a read a cell."""
+    """A table per set of tiles, with the ratio to a read per cell."""
     for name, rate in rates.items():
         print(f"{f'{counts[name]:,} tiles: {name}':<45} {'tiles/s':>10} {'ratio':>8}")
         for way, value in rate.items():

@@ -164,8 +164,8 @@ def spot_by_spot(
 ) -> float:
     """Seconds for the published implementation's way, by the same network and precision.
 
-    A read and a transform a tile; the cells of a spot as a batch, its own tile as a batch of one; one .npy a spot. It
-    reads through this project's reader, as its own (pyvips) is not installed: a read a cell is equally fast in both.
+    A read and a transform per tile; a batch of the cells of a spot, one of its own tile; one .npy per spot. It
+    reads through this project's reader, as its own (pyvips) is not installed: a read per cell is equally fast in both.
     """
     transform = reference_transform(specification)
     kind = PRECISIONS[specification.precision]

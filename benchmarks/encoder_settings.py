@@ -95,7 +95,7 @@ def way(
 def measured(
     ways: dict[str, Callable[[int], None]], tiles: int, repeats: int
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Seconds of the first batch of each, which compiles, and tiles a second of every round; the ways take turns."""
+    """Seconds of the first batch of each, which compiles, and tiles per second of every round; the ways take turns."""
     first, rates = {}, {name: list[float]() for name in ways}
     for name, encode in ways.items():
         began = perf_counter()

@@ -1,7 +1,7 @@
 """What a model learns from spots against what cells would have taught it: trained on one sample, scored on another.
 
-Bags are loaded once from the cache of prepared and embedded projects, models are trained and scored in memory, and one
-JSON line a run is printed: top-100 r of the other sample's cells inside and outside spots (OOS_in, OOS_out) and within
+Bags are loaded once from the cache of prepared and embedded projects, models are trained and scored in memory, and
+one line of JSON per run says top-100 r of the other sample's cells inside and outside spots (OOS_in, OOS_out), within
 spots, of the training sample's (IS_...), and r of the other sample's spots, also less their neighbourhood's mean
 (`local_spot`), which is what can be known of a cell's resolution where no cell is.
 """

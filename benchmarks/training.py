@@ -1,4 +1,4 @@
-"""One epoch of training, against the published way: nine files a spot, padded bags, a loop over the batch."""
+"""One epoch of training, against the published way: nine files per spot, padded bags, a loop over the batch."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def made_up(sample: Sample, dimension: int, genes: int, most: int, folder: Path) -> Material:
-    """Random embeddings and counts for the sample's first spots, in memory and in one file a spot."""
+    """Random embeddings and counts for the sample's first spots, in memory and in one file per spot."""
     random = np.random.default_rng(0)
     context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
     members = np.bincount(context[inside], minlength=len(sample.spots))

@@ -37,9 +37,9 @@ NEIGHBOURS_FILE = "neighbours.npy"
 SPOT_COUNTS_FILE = "spot_counts.h5ad"
 CELL_COUNTS_FILE = "cell_counts.h5ad"
 OVERLAY_FILE = "overlay.png"
-EMBEDDINGS_FOLDER = "embeddings"  # a file an encoder that the project was embedded with; jobs may write at once
+EMBEDDINGS_FOLDER = "embeddings"  # a file per encoder that the project was embedded with; jobs may write at once
 
-# cells.parquet: one row a cell; x right, y down, level-0 pixels unless the name says um
+# cells.parquet: one row per cell; x right, y down, level-0 pixels unless the name says um
 CELL_COLUMNS = {
     "cell_id": "str",
     "x": "float64",  # centroid
@@ -52,7 +52,7 @@ CELL_COLUMNS = {
     "inside": "bool",  # the cell is a member of that spot
 }
 
-# spots.parquet: one row a spot
+# spots.parquet: one row per spot
 SPOT_COLUMNS = {
     "spot_id": "str",
     "x": "float64",  # centre

@@ -126,7 +126,7 @@ class Training(Record):
     hidden: int = 0  # width of the layers; 0: the model's own (the paper's is 512)
     dropout: float = 0.3
     learning_rate: float = 0.0  # of Adam; 0: the model's own (the paper's is 1e-4)
-    batch_spots: int = 0  # spots a step; 0: the model's own (the paper's is 256)
+    batch_spots: int = 0  # spots per step; 0: the model's own (the paper's is 256)
     epochs: int = 500
     patience: int = 0  # epochs without a better validation loss before stopping; 0: the model's own
     genes: int = 0  # the most variable genes to model; 0: all of the shared panel

@@ -61,7 +61,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two generated slides with cells and counts: one/ and two/, 1,024 pixels a side."""
+    """Two generated slides with cells and counts: one/ and two/, 1,024 pixels per side."""
     folder = tmp_path_factory.mktemp("painted")
     for name, seed in (("one", 1), ("two", 2)):
         paint_sample(folder / name, seed, 1024)

@@ -498,7 +498,7 @@ def example(name: str, folder: Path) -> Path:
         for file in (path.parent / one for one in named if not one.startswith("grid:")):
             file.resolve().parent.mkdir(parents=True, exist_ok=True)
             if file.suffix == ".tif":
-                Image.new("RGB", (8, 8)).save(file, dpi=(50_800, 50_800))  # 0.5 um a pixel
+                Image.new("RGB", (8, 8)).save(file, dpi=(50_800, 50_800))  # 0.5 um per pixel
             elif file.suffix == ".jpg":
                 Image.new("RGB", (8, 8)).save(file)
             else:

@@ -66,7 +66,7 @@ def test_prepare_writes_the_tables_of_the_design(prepared, painted):
     distance = np.hypot(
         members["x"] - spots["x"].to_numpy()[members["spot"]], members["y"] - spots["y"].to_numpy()[members["spot"]]
     )
-    assert distance.max() <= 55 / 0.5 / 2 + 1e-6  # 55 um at 0.5 um a pixel
+    assert distance.max() <= 55 / 0.5 / 2 + 1e-6  # 55 um at 0.5 um per pixel
     counts = anndata.read_h5ad(folder / schema.SPOT_COUNTS_FILE)
     first = int(members["spot"].iloc[0])
     of_spot = members.loc[members["spot"] == first, "cell_id"]

@@ -88,7 +88,7 @@ def test_a_slide_smaller_than_a_tile_has_no_pseudo_spot():
 
 def test_pseudo_cells_cover_the_tissue_and_nothing_else():
     tissue = np.zeros((10, 20), bool)
-    tissue[2:6, 4:12] = True  # 16 px a pixel: x from 64 to 192, y from 32 to 96
+    tissue[2:6, 4:12] = True  # 16 px per pixel: x from 64 to 192, y from 32 to 96
     cells = pseudo_cells(TissueMask(tissue, 16.0), mpp=0.5, side_um=8.0)
     assert len(cells) == 8 * 4
     assert shapely.union_all(cells).equals(shapely.box(64, 32, 192, 96))
