@@ -63,7 +63,7 @@ def ds2c(
 
 
 def main() -> None:
-    """Run the command of `sys.argv` and leave with the exit code of DESIGN 5."""
+    """Run the command of `sys.argv` and leave with its exit code."""
     arguments = sys.argv[1:]
     # Wrong words are met before any command has configured the console.
     console.configure(json="--json" in arguments, debug="--debug" in arguments)

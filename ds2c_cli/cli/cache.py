@@ -231,7 +231,7 @@ def _confirm(question: str, yes: bool) -> None:
 
 
 def _tell(changed: Sequence[Changed], dry_run: bool = False, grace: float = 0.0) -> None:
-    """A line an encoder."""
+    """A line per encoder."""
     for one in changed:
         removed = f", {one.tiles_removed:,} tiles deleted" if one.tiles_removed else ""
         console.note(

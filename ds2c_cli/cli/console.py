@@ -25,13 +25,13 @@ if TYPE_CHECKING:  # Rich costs 0.1 s, which `ds2c --help` has no use for
     import rich.console
     import rich.progress
 
-LINE_EVERY = 30.0  # seconds between plain progress lines (FACTS 3)
+LINE_EVERY = 30.0  # seconds between plain progress lines: logs of jobs stay short
 DRAW_EVERY = 0.1  # seconds between two drawings of a bar
 BROKEN_PIPE = 128 + signal.SIGPIPE  # 141, what a shell shows for a program that SIGPIPE ended
 
 
 class Console:
-    """A human reads stderr, a pipe reads stdout (DESIGN 5).
+    """A human reads stderr, a pipe reads stdout.
 
     Whether stderr is a terminal decides about bars and colours: `TERM` and `FORCE_COLOR` leak into batch jobs.
     """
@@ -73,7 +73,7 @@ class Console:
         self._rich().print(table)
 
     def result(self, lines: Sequence[Path | str], document: Mapping[str, Any]) -> None:
-        """Answer on stdout, once a command: `document` with `--json`, else what was produced, one a line.
+        """Answer on stdout, once per command: `document` with `--json`, else what was produced, one per line.
 
         Numpy values, paths and NaN (as null) may stand anywhere in the document.
         """
@@ -84,7 +84,7 @@ class Console:
             sys.stdout.flush()  # so that a reader who left is met here and not when Python exits
 
     def fail(self, error: BaseException) -> int:
-        """Say once what went wrong and what to do, and return the exit code (DESIGN 5).
+        """Say once what went wrong and what to do, and return the exit code.
 
         Silent where whoever read stdout or stderr is gone. With `--json` the message is the JSON document as well,
         unless the command has already answered.

@@ -49,7 +49,7 @@ class Layout:
 
 
 def lay_out(rng: np.random.Generator, size_px: int, mpp: float) -> tuple[Layout, list[Gland]]:
-    """The maps and the glands of a square slide, `mpp` microns a pixel."""
+    """The maps and the glands of a square slide, `mpp` microns per pixel."""
     points, point_um = -(-size_px // COARSE), COARSE * mpp
     y, x = np.mgrid[:points, :points] + 0.5
     from_edge = np.minimum(np.minimum(x, points - x), np.minimum(y, points - y)) * point_um

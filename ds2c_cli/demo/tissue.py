@@ -28,7 +28,7 @@ def paint_sample(folder: Path, seed: int, size_px: int = 2560, mpp: float = 0.5)
     """Write `slide.tif`, `cells.parquet` (Xenium's long form, level-0 pixels) and `cell_counts.h5ad` of one donor.
 
     The seed draws the layout, the stain and the counts; which gene marks which type is the same for every seed.
-    `mpp` is in microns a pixel. Raises InputError for a slide too small to hold tissue.
+    `mpp` is in microns per pixel. Raises InputError for a slide too small to hold tissue.
     """
     if size_px * mpp < SMALLEST_UM:
         raise InputError(
