@@ -143,6 +143,14 @@ class TestCommandLine:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("error: --layout must be one of grid, hex, not 'square'\n")
 
+    def test_help_has_panels_and_those_of_every_run_are_the_last(self) -> None:
+        lines = ds2c("prepare", "--help").stdout.splitlines()
+        titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+        assert titles[:3] == ["Arguments:", "Slide:", "Cells:"]
+        assert titles[-1] == "Run:"
+        assert "--visium" in lines[lines.index("Visium:") + 1]
+        assert lines[-1].split()[:2] == ["-h,", "--help"]
+
     def test_shared_options_take_flag_then_variable_then_default(self) -> None:
         words = probe("console.result([f'{project} {cache} {force} {dry_run}'], {})")
         assert run(words, DS2C_PROJECT="lung", DS2C_CACHE="/c").stdout == "lung /c False False\n"

@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import Stopped, UsageError
 from . import benchmark, cache, demo, doctor, embed, encoders, evaluate, export, plot, predict, prepare, train
 from .console import console
+from .panels import PanelCommand
 
 COMMANDS = [
     ("prepare", prepare),
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, module in COMMANDS:
-    app.command(name)(module.command)
+    app.command(name, cls=PanelCommand)(module.command)
 app.add_typer(cache.app, name="cache")
 
 

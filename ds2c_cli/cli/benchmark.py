@@ -10,6 +10,7 @@ import typer
 from ..choices import SplitBy
 from .console import console
 from .options import DryRunOption, Session, shared
+from .panels import RUN
 
 
 @shared("device", "project", "cache")
@@ -27,7 +28,12 @@ def command(
         bool, typer.Option("--report-only", help="Write the report of what has been scored so far.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what was made from other inputs or settings; leave the rest alone.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Replace what was made from other inputs or settings; leave the rest alone.",
+            rich_help_panel=RUN,
+        ),
     ] = False,
     dry_run: DryRunOption = False,
 ) -> None:

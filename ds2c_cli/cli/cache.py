@@ -13,6 +13,7 @@ import typer
 from ..errors import InputError, UsageError
 from .console import console
 from .options import DryRunOption, Session, shared
+from .panels import PanelCommand
 
 if TYPE_CHECKING:
     from ..cache.maintenance import Changed
@@ -30,7 +31,7 @@ GraceOption = Annotated[
 ]  # default 24
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @shared("cache")
 def info(
     session: Session,
@@ -62,7 +63,7 @@ def info(
     console.result([root], {"cache": root, "encoders": totals, "holdings": [asdict(one) for one in held]})
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @shared("project", "cache")
 def verify(
     session: Session,
@@ -102,7 +103,7 @@ def verify(
     )
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @shared("cache")
 def merge(
     session: Session,
@@ -120,7 +121,7 @@ def merge(
     console.result([root], {"encoders": [asdict(one) for one in changed]})
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 @shared("cache")
 def prune(
     session: Session,
@@ -162,7 +163,7 @@ def prune(
     console.result([root], {"encoders": [asdict(one) for one in planned]})
 
 
-@app.command("export")
+@app.command("export", cls=PanelCommand)
 @shared("project", "cache")
 def export_command(
     session: Session,
@@ -198,7 +199,7 @@ def export_command(
     console.result([path], asdict(done))
 
 
-@app.command("import")
+@app.command("import", cls=PanelCommand)
 @shared("cache")
 def import_command(
     session: Session,

@@ -10,6 +10,7 @@ import typer
 from ..choices import Features
 from .console import console
 from .options import DryRunOption, EncoderOption, PrecisionOption, SamplesArgument, Session, WeightsOption, shared
+from .panels import ENCODER, RUN
 
 
 @shared("device", "project", "cache")
@@ -19,15 +20,21 @@ def command(
     encoder: EncoderOption = None,
     weights: WeightsOption = None,
     precision: PrecisionOption = None,
-    batch_size: Annotated[int | None, typer.Option(help="Tiles encoded at once; found when not given.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Tiles encoded at once; found when not given.", rich_help_panel=RUN)
+    ] = None,
     features: Annotated[
-        Features | None, typer.Option(help="tiles (of cells and spots), or superpixels, for --model istar and scstgcn.")
+        Features | None,
+        typer.Option(
+            help="tiles (of cells and spots), or superpixels, for --model istar and scstgcn.", rich_help_panel=ENCODER
+        ),
     ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
             metavar="I/N",
             help="Part I of N, from 0: --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT with --array=0-3.",
+            rich_help_panel=RUN,
         ),
     ] = None,
     dry_run: DryRunOption = False,

@@ -14,13 +14,15 @@ import typer
 
 from ..choices import Precision
 from .console import console
+from .panels import ENCODER, RUN
 
 if TYPE_CHECKING:
     from ..project import Project
     from ..workspace import Workspace
 
 ProjectOption = Annotated[
-    Path, typer.Option("--project", metavar="DIR", envvar="DS2C_PROJECT", help="The project directory.")
+    Path,
+    typer.Option("--project", metavar="DIR", envvar="DS2C_PROJECT", help="The project directory.", rich_help_panel=RUN),
 ]  # default Path(".")
 CacheOption = Annotated[
     Path | None,
@@ -29,26 +31,41 @@ CacheOption = Annotated[
         metavar="DIR",
         envvar="DS2C_CACHE",
         help="Where embeddings are kept for every project; by default in the user's cache directory.",
+        rich_help_panel=RUN,
     ),
 ]  # default None
-JsonOption = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Do it again, and replace a result made from other inputs or settings.")
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Answer with one JSON document on stdout.", rich_help_panel=RUN)
 ]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Do it again, and replace a result made from other inputs or settings.", rich_help_panel=RUN
+    ),
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=RUN)]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=RUN)
+]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda (every CUDA device) or cuda:0,cuda:1.")
+    str, typer.Option("--device", help="auto, cpu, cuda (every CUDA device) or cuda:0,cuda:1.", rich_help_panel=RUN)
 ]  # default "auto"
 EncoderOption = Annotated[
     str | None,
-    typer.Option("--encoder", metavar="NAME", help="phikon-v2, imagenet-lite0, ...: `ds2c encoders` lists them."),
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="phikon-v2, imagenet-lite0, ...: `ds2c encoders` lists them.",
+        rich_help_panel=ENCODER,
+    ),
 ]  # default None
 WeightsOption = Annotated[
-    str | None, typer.Option("--weights", metavar="PATH", help="File or folder of the encoder's weights.")
+    str | None,
+    typer.Option("--weights", metavar="PATH", help="File or folder of the encoder's weights.", rich_help_panel=ENCODER),
 ]  # default None
 PrecisionOption = Annotated[
-    Precision | None, typer.Option("--precision", help="Of the encoder; auto is fp32 on a CPU, bf16 on CUDA.")
+    Precision | None,
+    typer.Option("--precision", help="Of the encoder; auto is fp32 on a CPU, bf16 on CUDA.", rich_help_panel=ENCODER),
 ]  # default None
 SamplesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[SAMPLE]...", help="Samples; all of the project by default.")

@@ -11,39 +11,73 @@ import typer
 from ..choices import Context, MixedPrecision, ModelName, SpotPooling
 from .console import console
 from .options import DryRunOption, EncoderOption, ForceOption, PrecisionOption, Session, listed, shared
+from .panels import RUN
+
+SAMPLES, MODEL, LEARNING = "Samples", "Model", "Learning"  # panels of the help
 
 
 @shared("device", "project", "cache")
 def command(
     session: Session,
     train: Annotated[
-        list[str] | None, typer.Option(help="Samples to learn from: S1,S2 or repeated; all others.")
+        list[str] | None,
+        typer.Option(help="Samples to learn from: S1,S2 or repeated; all others.", rich_help_panel=SAMPLES),
     ] = None,
     val: Annotated[
-        list[str] | None, typer.Option(help="Samples that stop the training; by default blocks of spots held out.")
+        list[str] | None,
+        typer.Option(
+            help="Samples that stop the training; by default blocks of spots held out.", rich_help_panel=SAMPLES
+        ),
     ] = None,
-    model: Annotated[ModelName | None, typer.Option(help="What is trained; additive by default.")] = None,
-    folds: Annotated[int | None, typer.Option(help="Train once a fold of donors, leaving the fold out.", min=2)] = None,
+    model: Annotated[
+        ModelName | None, typer.Option(help="What is trained; additive by default.", rich_help_panel=MODEL)
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Train once a fold of donors, leaving the fold out.", min=2, rich_help_panel=SAMPLES),
+    ] = None,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.")
+        str,
+        typer.Option("-o", "--output", help="The checkpoint; a bare name goes to checkpoints/.", rich_help_panel=RUN),
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Of initial weights, batches and held-out blocks.")] = None,
-    genes: Annotated[int | None, typer.Option(help="Model only the most variable genes; 0 for all.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of initial weights, batches and held-out blocks.", rich_help_panel=LEARNING)
+    ] = None,
+    genes: Annotated[
+        int | None, typer.Option(help="Model only the most variable genes; 0 for all.", rich_help_panel=MODEL)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most.", rich_help_panel=LEARNING)] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better loss before stopping; 0: the model's own.")
+        int | None,
+        typer.Option(
+            help="Epochs without a better loss before stopping; 0: the model's own.", rich_help_panel=LEARNING
+        ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam; 0: the model's own.")] = None,
-    hidden: Annotated[int | None, typer.Option(help="Width of the layers; 0: the model's own.")] = None,
-    dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.")] = None,
-    batch_spots: Annotated[int | None, typer.Option(help="Spots a step; 0: the model's own.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of Adam; 0: the model's own.", rich_help_panel=LEARNING)
+    ] = None,
+    hidden: Annotated[
+        int | None, typer.Option(help="Width of the layers; 0: the model's own.", rich_help_panel=MODEL)
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Of the two-layer MLPs.", rich_help_panel=MODEL)] = None,
+    batch_spots: Annotated[
+        int | None, typer.Option(help="Spots a step; 0: the model's own.", rich_help_panel=LEARNING)
+    ] = None,
     context: Annotated[
-        Context | None, typer.Option(help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).")
+        Context | None,
+        typer.Option(
+            help="What a cell sees beside itself: cell (nothing), spot, neighbours (both).", rich_help_panel=MODEL
+        ),
     ] = None,
-    pooling: Annotated[SpotPooling | None, typer.Option(help="Of --model paper over a spot's cells.")] = None,
+    pooling: Annotated[
+        SpotPooling | None, typer.Option(help="Of --model paper over a spot's cells.", rich_help_panel=MODEL)
+    ] = None,
     mixed_precision: Annotated[
         MixedPrecision | None,
-        typer.Option(help="Learn with products of bfloat16: on, off, or auto where the device has them."),
+        typer.Option(
+            help="Learn with products of bfloat16: on, off, or auto where the device has them.",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     encoder: EncoderOption = None,
     precision: PrecisionOption = None,
