@@ -21,7 +21,7 @@ from ds2c_cli.cache.store import Cache
 from ds2c_cli.evaluation.baselines import BASELINES
 from ds2c_cli.evaluation.metrics import Moments, centred_by
 from ds2c_cli.expression import log_share
-from ds2c_cli.prediction.predict import chunks
+from ds2c_cli.prediction.inference import Inference
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.records import CheckpointInfo, EncoderUsed
 from ds2c_cli.settings import Embedding, Training
@@ -81,9 +81,9 @@ def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> 
     """Top-100 correlations of one sample, by scenario and metric."""
     _, spots = counts_of(sample, checkpoint.genes)
     shares, spot_log = [], np.full(spots.shape, np.nan, np.float32)
-    for chunk in chunks(checkpoint, bags, "cpu"):
-        spot_log[chunk.spots] = np.fmax(spot_log[chunk.spots], chunk.spot_log.numpy())  # where it is told
-        shares.append((chunk.cells, chunk.spots[chunk.spot_of], chunk.inside, chunk.share_log.numpy()))
+    for batch in Inference(checkpoint, bags, device="cpu"):
+        spot_log[batch.spots] = np.fmax(spot_log[batch.spots], batch.spot_log)  # where it is told
+        shares.append((batch.cells, batch.spot_of, batch.inside, batch.share_log))
     found = score_cells(
         sample, checkpoint.genes, *(np.concatenate(part) for part in zip(*shares, strict=True)), scenario
     )

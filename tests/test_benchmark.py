@@ -17,7 +17,8 @@ from ds2c_cli.benchmark import run as benchmark
 from ds2c_cli.benchmark.plan import read_benchmark
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.evaluation import metrics
-from ds2c_cli.evaluation.evaluate import Piece, Scored
+from ds2c_cli.evaluation.evaluate import Scored
+from ds2c_cli.prediction.inference import MeanOfNetworks, PredictedCells
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.settings import Geometry
 
@@ -461,12 +462,13 @@ def test_a_mean_of_networks_is_of_all_they_say():
 
     def network(value, spot_log):
         same = np.full((2, 3), value, np.float32)
-        return lambda: iter([Piece(at, at, at, at > 0, same, same + 1 if spot_log else None, same + 2)])
+        of_spots = same + 1 if spot_log else None
+        return [PredictedCells(at, at, at, at > 0, share_log=same, share=same + 2, spot_log=of_spots)]
 
-    (mean,) = benchmark._mean_of([network(1, True), network(3, True)])()
-    for found, value in ((mean.share, 2), (mean.spot_log, 3), (mean.rates, 4)):
+    (mean,) = MeanOfNetworks([network(1, True), network(3, True)])
+    for found, value in ((mean.share_log, 2), (mean.spot_log, 3), (mean.share, 4)):
         assert (found == value).all()
-    (mean,) = benchmark._mean_of([network(1, False), network(3, False)])()
+    (mean,) = MeanOfNetworks([network(1, False), network(3, False)])
     assert mean.spot_log is None
 
 

@@ -17,9 +17,9 @@ from ds2c_cli.embeddings.embed import embed
 from ds2c_cli.evaluation.baselines import area_split, even_split
 from ds2c_cli.models import MODELS
 from ds2c_cli.models.batch import segment_sum
-from ds2c_cli.prediction import predict
+from ds2c_cli.prediction import inference
 from ds2c_cli.prediction.deconvolve import share_out
-from ds2c_cli.prediction.predict import chunks
+from ds2c_cli.prediction.inference import Inference
 from ds2c_cli.project import Project
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
@@ -220,12 +220,12 @@ def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
 def by_cell_and_spot(checkpoint, bags):
     """Everything that is read, in order of cells and spots; each is told once."""
     spot_log, rows, shares = np.full((bags.n_spots, len(checkpoint.genes)), np.nan), [], []
-    for chunk in chunks(checkpoint, bags, "cpu"):
-        told = ~np.isnan(chunk.spot_log[:, 0].numpy())
+    for chunk in Inference(checkpoint, bags, device="cpu"):
+        told = ~np.isnan(chunk.spot_log[:, 0])
         assert np.isnan(spot_log[chunk.spots[told]]).all()
         spot_log[chunk.spots[told]] = chunk.spot_log[told]
-        rows.append(np.c_[chunk.cells, chunk.spots[chunk.spot_of], chunk.inside])
-        shares.append(torch.cat([chunk.share, chunk.share_log], 1).numpy())
+        rows.append(np.c_[chunk.cells, chunk.spot_of, chunk.inside])
+        shares.append(np.concatenate([chunk.share, chunk.share_log], 1))
     order = np.argsort(np.concatenate(rows)[:, 0])
     return np.concatenate(rows)[order], np.concatenate(shares)[order], spot_log
 
@@ -238,8 +238,8 @@ def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monke
     model = build_model(Training(model=name, hidden=8), dimension=bags.tiles.shape[1], genes=3).eval()
     checkpoint = Checkpoint(model, standardisation(bags, np.arange(bags.n_spots)), checkpoint_info(genes=list("abc")))
     whole = by_cell_and_spot(checkpoint, bags)
-    monkeypatch.setattr(predict, "CELLS_AT_ONCE", 2)
-    sizes = [len(chunk.cells) for chunk in chunks(checkpoint, bags, "cpu")]
+    monkeypatch.setattr(inference, "CELLS_AT_ONCE", 2)
+    sizes = [len(chunk.cells) for chunk in Inference(checkpoint, bags, device="cpu")]
     members = np.bincount(whole[0][whole[0][:, 2] == 1, 1])
     assert max(sizes) <= max(members) + 2 < (bags.start[1:] - bags.start[:-1]).max()
     for all_at_once, in_parts in zip(whole, by_cell_and_spot(checkpoint, bags), strict=True):

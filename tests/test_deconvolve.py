@@ -89,7 +89,12 @@ def test_given_its_spots_a_wrong_model_is_right_outside_them_too():
     share = np.concatenate([rates[:, None], part], 1).reshape(100, 6)
     around = Multipliers(CENTRES, counts, rates)
     given = given_spots(
-        torch.from_numpy(share), spot_of, inside, counts.toarray(), CENTRES[spot_of] + [20, 0], around
+        torch.from_numpy(share),
+        spot_of=spot_of,
+        inside=inside,
+        counts=counts.toarray(),
+        places=CENTRES[spot_of] + [20, 0],
+        around=around,
     ).numpy()
     truth = 1e4 * counts.toarray() / counts.sum(1)
     np.testing.assert_allclose(given[inside].reshape(25, 3, 6).sum(1), truth, rtol=1e-6)

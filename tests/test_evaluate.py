@@ -11,8 +11,9 @@ from made import checkpoint_info
 from scipy import sparse
 
 from ds2c_cli.evaluation import metrics
-from ds2c_cli.evaluation.evaluate import Piece, score
-from ds2c_cli.prediction import predict
+from ds2c_cli.evaluation.evaluate import score
+from ds2c_cli.prediction import inference
+from ds2c_cli.prediction.inference import PredictedCells
 
 GENES = ["A", "B", "C"]
 INFO = checkpoint_info(genes=list(GENES))
@@ -47,11 +48,12 @@ def pieces(sample, number):
     rates = np.random.default_rng(1).uniform(1, 2, (len(spot), len(GENES))).astype(np.float32)
     for spots in np.array_split(np.arange(SPOTS), number):
         rows = np.flatnonzero(np.isin(spot, spots))
-        yield Piece(spots, rows, spot[rows], inside[rows], np.log1p(rates[rows]), None, rates[rows])
+        yield PredictedCells(spots, rows, spot[rows], inside[rows], share_log=np.log1p(rates[rows]), share=rates[rows])
 
 
 def scored(sample, number):
-    return score(INFO, lambda: pieces(sample, number), sample, "OOS", "additive", False)
+    predictions = list(pieces(sample, number))
+    return score(INFO, predictions, sample=sample, scenario="OOS", label="additive", baselines=False)
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +73,10 @@ def test_scores_do_not_depend_on_the_pieces_a_sample_comes_in():
 def test_baselines_do_not_depend_on_how_many_cells_fit(monkeypatch):
     sample = Sample()
     values = []
-    for at_once in (predict.CELLS_AT_ONCE, 1):
-        monkeypatch.setattr(predict, "CELLS_AT_ONCE", at_once)
-        found = score(INFO, lambda: pieces(sample, 3), sample, "OOS", "additive", baselines=True)
+    for at_once in (inference.CELLS_AT_ONCE, 1):
+        monkeypatch.setattr(inference, "CELLS_AT_ONCE", at_once)
+        predictions = list(pieces(sample, 3))
+        found = score(INFO, predictions, sample=sample, scenario="OOS", label="additive", baselines=True)
         values.append([(row["model"], row["scenario"], row["n_cells"], row["value"]) for row in found.rows])
     assert {"even split", "area split"} < {row[0] for row in values[0]}
     for whole, in_parts in zip(*values, strict=True):

@@ -22,10 +22,11 @@ from ..embeddings.embed import embed
 from ..encoders import recipe_of
 from ..errors import Ds2cError, InputError, UsageError
 from ..evaluation.baselines import SEE_SPOT
-from ..evaluation.evaluate import SEES_SPOT, Painted, Piece, Scored, not_scored, pieces_of, score
+from ..evaluation.evaluate import SEES_SPOT, Painted, Scored, not_scored, predicted, score
 from ..evaluation.figures import MOST_GENES
 from ..files import recipe_hash, replacing, write_json
 from ..models import MODELS
+from ..prediction.inference import MeanOfNetworks
 from ..project import Project, Sample
 from ..records import EmbeddingRecord
 from ..samples.manifest import prepare_all
@@ -35,8 +36,6 @@ from ..training.train import CELL_SUPERVISED, Trained, train, with_own_defaults
 from ..workspace import Workspace
 from .costs import Cost, measured
 from .plan import ENSEMBLE, IS, Benchmark, EncoderEntry, Fold, ModelEntry, file_name
-
-PREDICTED = ("share", "spot_log", "rates")  # what of a piece a network says
 
 
 @dataclass(frozen=True)
@@ -248,15 +247,14 @@ class _Steps:
         if held is not None and all(held[0].get(key) == value for key, value in made_from.items()):
             return
         with self.meter.step("score", f"{job.name} on {sample.name}") as report:
-            parts = [pieces_of(self.workspace, source, sample) for source in sources]
             scored = score(
                 sources[0].info if job.seed is not None else sources[0].info.changed(name=job.name),
-                _mean_of(parts),
-                sample,
-                job.fold.scenario[sample.name],
-                job.label,
-                self._recipes.with_baselines(job),
-                self.plan.gene,
+                MeanOfNetworks([predicted(self.workspace, source, sample) for source in sources]),
+                sample=sample,
+                scenario=job.fold.scenario[sample.name],
+                label=job.label,
+                baselines=self._recipes.with_baselines(job),
+                gene=self.plan.gene,
                 ensemble=job.seed is None,
             )
             _write(path, made_from, _by_encoder(scored, job.encoder.name))
@@ -339,24 +337,6 @@ def check_one_geometry(samples: Sequence[Sample]) -> None:
                 f"{first.geometry} and {sample.geometry}",
                 "Write a benchmark file for each.",
             )
-
-
-def _mean_of(parts: Sequence[Callable[[], Iterator[Piece]]]) -> Callable[[], Iterator[Piece]]:
-    """The mean of several networks' predictions, on the scale they are scored on: as the published code averages."""
-    if len(parts) == 1:
-        return parts[0]
-
-    def run_all() -> Iterator[Piece]:
-        for pieces in zip(*(part() for part in parts), strict=True):
-            yield replace(pieces[0], **{name: _mean([getattr(each, name) for each in pieces]) for name in PREDICTED})
-
-    return run_all
-
-
-def _mean(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Of what every network says; None where they do not say it."""
-    said = [value for value in values if value is not None]
-    return np.mean(said, axis=0) if said else None
 
 
 def _by_encoder(scored: Scored, name: str) -> Scored:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
 
 from .. import schema
@@ -19,9 +17,9 @@ from ..errors import InputError, UsageError
 from ..expression import log_share
 from ..files import recipe_hash, replacing, write_json
 from ..io.counts import Counts
-from ..prediction.deconvolve import Multipliers, add_member_rates, given_spots
+from ..prediction.deconvolve import Deconvolution
 from ..prediction.file import PredictionFile
-from ..prediction.predict import MOST_HELD, cache_for, check_fit, chunks, parts_of, spot_groups
+from ..prediction.inference import Inference, PredictedCells, by_spots, cache_for, check_fit, held_where_small
 from ..project import Project, Sample
 from ..records import CheckpointInfo
 from ..training.checkpoint import Checkpoint, load_checkpoint
@@ -100,19 +98,6 @@ class Truth:
     area: np.ndarray  # (C,) um2
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Predictions for some spots and their cells, of a model or a baseline, on the scale of `spot_share`."""
-
-    spots: np.ndarray
-    cells: np.ndarray  # (c,) rows of the cell table
-    spot_of: np.ndarray  # (c,) rows of the spot table
-    inside: np.ndarray  # (c,)
-    share: np.ndarray  # (c, G) what log1p of counts per 10,000 of the spot should come to
-    spot_log: np.ndarray | None  # (s, G)
-    rates: np.ndarray | None = None  # (c, G) counts per 10,000 of the spot, which add up; of models
-
-
 def evaluate(
     workspace: Workspace | Project,
     *,
@@ -145,7 +130,7 @@ def evaluate(
     for source, label in zip(sources, labels_of(sources), strict=True):
         for sample in chosen:
             deconvolved = False
-            pieces: Callable[[], Iterator[Piece]]
+            predictions_of: Iterable[PredictedCells]
             info: CheckpointInfo
             if isinstance(source, Path):
                 if not (source / f"{sample.name}.h5ad").exists():
@@ -154,19 +139,19 @@ def evaluate(
                     without_truth.append(sample.name)
                     continue
                 file = _written(source, sample)
-                info, pieces = file.info.checkpoint, partial(_from_file, file, sample)
+                info, predictions_of = file.info.checkpoint, Written(file, sample)
                 deconvolved = file.info.mode == "deconvolve"
             else:
-                info, pieces = source.info, pieces_of(workspace, source, sample)
+                info, predictions_of = source.info, predicted(workspace, source, sample)
             scenario = scenario_of(info, sample)
             key = (sample.name, scenario, *info.genes)
             scored = score(
                 info,
-                pieces,
-                sample,
-                scenario,
-                label or info.training.model,
-                baselines and key not in seen,
+                predictions_of,
+                sample=sample,
+                scenario=scenario,
+                label=label or info.training.model,
+                baselines=baselines and key not in seen,
                 deconvolved=deconvolved,
             )
             seen.add(key)
@@ -196,7 +181,8 @@ def evaluate(
 
 def score(
     info: CheckpointInfo,
-    pieces: Callable[[], Iterator[Piece]],
+    predictions: Iterable[PredictedCells],
+    *,
     sample: Sample,
     scenario: str,
     label: str,
@@ -205,35 +191,39 @@ def score(
     deconvolved: bool = False,
     ensemble: bool = False,
 ) -> Scored:
-    """Score the predictions of one source for one sample, and with `baselines` the trivial ones on the same panel.
+    """Score the predictions of one source for one sample.
 
-    `info` is its checkpoint's; `gene` is painted, by default the most variable one. Predictions that are `deconvolved`
-    already are scored as those given the spots alone; those of an `ensemble` are of no one seed.
+    Args:
+        info: Of the checkpoint that predicted.
+        predictions: What it predicted; gone through twice where the sample has cell truth.
+        sample: What is predicted.
+        scenario: What the sample is to the checkpoint.
+        label: What tables call the source.
+        baselines: Whether to score the trivial baselines on the same panel.
+        gene: The one that is painted, by default the most variable one.
+        deconvolved: Whether the predictions were given the spots already, and are scored as that alone.
+        ensemble: Whether they are the mean of several networks, and of no one seed.
     """
     truth = _truth(sample, info.genes)
     table = _Table(truth, scenario, info.genes, gene)
-    if truth.cells is not None and len(sample.cells) * len(info.genes) < MOST_HELD:
-        held = list(pieces())
-        pieces = lambda: iter(held)  # noqa: E731
     given = f"{label} {SEES_SPOT}"
     if deconvolved:
-        for piece in pieces():
-            table.add(given, piece)
+        for batch in predictions:
+            table.add(given, batch)
+    elif truth.cells is None:
+        for batch in predictions:
+            table.add(label, batch)
     else:
-        rates = np.zeros(truth.spots.shape, np.float32)
-        for piece in pieces():
-            table.add(label, piece)
-            if truth.cells is not None:
-                assert piece.rates is not None
-                add_member_rates(rates, torch.from_numpy(piece.rates), piece.spot_of, piece.inside)
-        if truth.cells is not None:
-            around = Multipliers(sample.spots[["x", "y"]].to_numpy(), truth.spots, rates)
-            for piece in pieces():
-                table.add(given, _deconvolved(piece, truth, around))
+        predictions = held_where_small(predictions, cells=len(sample.cells), genes=len(info.genes))
+        deconvolution = Deconvolution(sample, truth.spots)
+        for batch in deconvolution.first_pass(predictions):
+            table.add(label, batch)
+        for batch in deconvolution.second_pass(predictions):
+            table.add(given, batch)
     if baselines:
-        for baseline, predict in BASELINES.items():
-            for piece in _baseline(predict, truth):
-                table.add(baseline, piece)
+        for name, baseline in BASELINES.items():
+            for batch in _baseline(baseline, truth):
+                table.add(name, batch)
     return table.scored(info, None if ensemble else info.training.seed)
 
 
@@ -298,31 +288,16 @@ def _sources(checkpoints: Sequence[Path], predictions: Path | None) -> list[Chec
     return [predictions] if predictions is not None else [load_checkpoint(path) for path in checkpoints]
 
 
-def pieces_of(workspace: Workspace, source: Checkpoint, sample: Sample) -> Callable[[], Iterator[Piece]]:
-    """A call that goes through a checkpoint's predictions for a sample.
+def predicted(workspace: Workspace, source: Checkpoint, sample: Sample) -> Inference:
+    """Give a checkpoint's predictions for a sample, embedding what is missing.
 
     Raises InputError where the sample's geometry is not the checkpoint's.
     """
     check_fit(source, sample)
     cache, _ = cache_for(workspace, source, sample)
     bags = load_bags([sample], cache, source.encoder.description, outside=True)
-
-    def run() -> Iterator[Piece]:
-        done = 0
-        for c in chunks(source, bags, workspace.device):
-            done += len(c.cells)
-            workspace.progress(f"score {source.name} on {sample.name}", done, len(bags.cells), "")
-            yield Piece(
-                c.spots,
-                c.cells,
-                c.spots[c.spot_of],
-                c.inside,
-                c.share_log.numpy(),
-                c.spot_log.numpy(),
-                c.share.numpy(),
-            )
-
-    return run
+    stage = f"score {source.name} on {sample.name}"
+    return Inference(source, bags, device=workspace.device, progress=workspace.progress, stage=stage)
 
 
 def _written(folder: Path, sample: Sample) -> PredictionFile:
@@ -337,25 +312,19 @@ def _written(folder: Path, sample: Sample) -> PredictionFile:
     return file
 
 
-def _by_spots(sample: Sample, genes: int) -> Iterator[tuple[np.ndarray, np.ndarray, slice]]:
-    """Rows of some spots and of cells whose context they are, some thousand at a time, and which of them are new.
+@dataclass(frozen=True)
+class Written:
+    """The predictions of a file, as `Inference` gives them; they say nothing of spots."""
 
-    Members come with every part of the others (`parts_of`).
-    """
-    context, inside = sample.cells["spot"].to_numpy(), torch.from_numpy(sample.cells["inside"].to_numpy())
-    order = np.argsort(context, kind="stable")
-    start = np.searchsorted(context[order], np.arange(len(sample.spots) + 1))
-    for spots in spot_groups(start, genes):
-        rows = order[start[spots[0]] : start[spots[-1] + 1]]
-        for part, new in parts_of(inside[rows], genes):
-            yield spots, rows[part.numpy()], new
+    file: PredictionFile
+    sample: Sample
 
-
-def _from_file(file: PredictionFile, sample: Sample) -> Iterator[Piece]:
-    context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
-    for spots, together, new in _by_spots(sample, len(file.genes)):
-        rows = together[new]
-        yield Piece(spots, rows, context[rows], inside[rows], file.spot_share(rows), None, file.share(rows))
+    def __iter__(self) -> Iterator[PredictedCells]:
+        context, inside = self.sample.cells["spot"].to_numpy(), self.sample.cells["inside"].to_numpy()
+        for spots, together, new in by_spots(self.sample, len(self.file.genes)):
+            rows = together[new]
+            share_log, share = self.file.spot_share(rows), self.file.share(rows)
+            yield PredictedCells(spots, rows, context[rows], inside[rows], share_log=share_log, share=share)
 
 
 def _truth(sample: Sample, genes: Sequence[str]) -> Truth:
@@ -378,21 +347,11 @@ def _on_panel(counts: Counts, genes: Sequence[str]) -> sparse.csr_matrix:
     return sparse.csr_matrix((entries.data[known], at), shape=(len(counts.ids), len(genes)))
 
 
-def _deconvolved(piece: Piece, truth: Truth, around: Multipliers) -> Piece:
-    """The same prediction, given the measured spots."""
-    assert piece.rates is not None
-    counts = truth.spots[piece.spots].toarray().astype(np.float32)
-    places = truth.sample.cells[["x", "y"]].to_numpy()[piece.cells]
-    spot_of = piece.spot_of - piece.spots[0]
-    share = given_spots(torch.from_numpy(piece.rates), spot_of, piece.inside, counts, places, around)
-    return Piece(piece.spots, piece.cells, piece.spot_of, piece.inside, torch.log1p(share).numpy(), None)
-
-
-def _baseline(predict: Baseline, truth: Truth) -> Iterator[Piece]:
+def _baseline(predict: Baseline, truth: Truth) -> Iterator[PredictedCells]:
     context, inside = truth.sample.cells["spot"].to_numpy(), truth.sample.cells["inside"].to_numpy()
-    for spots, rows, new in _by_spots(truth.sample, truth.spots.shape[1]):
-        share = predict(truth.spots, truth.totals, context[rows], inside[rows], truth.area[rows])[new]
-        yield Piece(spots, rows[new], context[rows[new]], inside[rows[new]], share, None)
+    for spots, rows, new in by_spots(truth.sample, truth.spots.shape[1]):
+        share_log = predict(truth.spots, truth.totals, context[rows], inside[rows], truth.area[rows])[new]
+        yield PredictedCells(spots, rows[new], context[rows[new]], inside[rows[new]], share_log=share_log)
 
 
 class _Table:
@@ -409,21 +368,21 @@ class _Table:
         self._moments: dict[tuple[str, str, str], Moments] = {}
         self._kept: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}  # rows, truth, prediction
 
-    def add(self, model: str, piece: Piece) -> None:
+    def add(self, model: str, batch: PredictedCells) -> None:
         """Add a model's predictions for some spots."""
         truth, known = self.truth, self.truth.totals > 0
-        if piece.spot_log is not None:
-            at = piece.spots[known[piece.spots] & np.isfinite(piece.spot_log[:, 0])]
+        if batch.spot_log is not None:
+            at = batch.spots[known[batch.spots] & np.isfinite(batch.spot_log[:, 0])]
             observed = log_share(truth.spots[at].toarray(), truth.totals[at])
             self._add(
-                model, self.scenario, "spot_pearson", truth.block[at], observed, piece.spot_log[at - piece.spots[0]]
+                model, self.scenario, "spot_pearson", truth.block[at], observed, batch.spot_log[at - batch.spots[0]]
             )
         if truth.cells is None:
             return
-        scored = known[piece.spot_of]
-        cells, spot_of, inside = piece.cells[scored], piece.spot_of[scored], piece.inside[scored]
+        scored = known[batch.spot_of]
+        cells, spot_of, inside = batch.cells[scored], batch.spot_of[scored], batch.inside[scored]
         observed = log_share(truth.cells[cells].toarray(), truth.totals[spot_of])
-        predicted, block = piece.share[scored], truth.block[spot_of]
+        predicted, block = batch.share_log[scored], truth.block[spot_of]
         parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
         sees_spot = SEES_SPOT in model or model in SEE_SPOT
         # Given the spots, cells inside them and outside are two questions, and are not averaged.

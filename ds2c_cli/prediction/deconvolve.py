@@ -2,19 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ..models.batch import segment_sum
+from ..project import Sample
 from ..schema import TARGET_SUM
+from .inference import PredictedCells
 
 NEAREST = 6  # spots around a cell
 
 
+class Deconvolution:
+    """Two passes over a stream of predictions, after which each cell is given what was measured on the spots.
+
+    The first pass adds up what the members of each spot are predicted; the second shares the spot's counts out over
+    them, and corrects the cells outside by what the spots around them say of the model's error.
+    """
+
+    def __init__(self, sample: Sample, counts: sparse.csr_matrix) -> None:
+        """Take the counts (S, G) of the sample's spots, over the model's panel."""
+        self._counts = counts
+        self._centres = sample.spots[["x", "y"]].to_numpy()
+        self._places = sample.cells[["x", "y"]].to_numpy()
+        self._rates = np.zeros(counts.shape, np.float32)
+
+    def first_pass(self, predictions: Iterable[PredictedCells]) -> Iterator[PredictedCells]:
+        """Pass a model's predictions on, adding up those of the members of each spot."""
+        for batch in predictions:
+            add_member_rates(self._rates, torch.from_numpy(batch.known_share()), batch.spot_of, batch.inside)
+            yield batch
+
+    def second_pass(self, predictions: Iterable[PredictedCells]) -> Iterator[PredictedCells]:
+        """Give the cells of the same predictions the counts of the spots."""
+        around = Multipliers(self._centres, self._counts, self._rates)
+        for batch in predictions:
+            counts = self._counts[batch.spots].toarray().astype(np.float32)
+            share = given_spots(
+                torch.from_numpy(batch.known_share()),
+                spot_of=batch.spot_row,
+                inside=batch.inside,
+                counts=counts,
+                places=self._places[batch.cells],
+                around=around,
+            )
+            yield replace(
+                batch,
+                share=share.numpy(),
+                share_log=torch.log1p(share).numpy(),
+                spot_log=None,
+                predictive_sd=None,
+                spot_total=counts.sum(1)[batch.spot_row],
+            )
+
+
 def share_out(share: torch.Tensor, spot_of: torch.Tensor, spot_counts: torch.Tensor) -> torch.Tensor:
-    """Observed counts (s, G) shared out over the members (c, G) of their spots in proportion to their rates.
+    """Share observed counts (s, G) out over the members (c, G) of their spots in proportion to their rates.
 
     c_jg = s_g * r_jg / sum_k r_kg; evenly where all rates are zero. The members of a spot add up to the spot.
     """
@@ -33,15 +81,25 @@ def add_member_rates(rates: np.ndarray, share: torch.Tensor, spot_of: np.ndarray
 
 def given_spots(
     share: torch.Tensor,
+    *,
     spot_of: np.ndarray,
     inside: np.ndarray,
     counts: np.ndarray,
     places: np.ndarray,
     around: Multipliers,
 ) -> torch.Tensor:
-    """(c, G) per 10,000 of the cell's spot, given what was measured there.
+    """Give the cells what was measured on their spots.
 
-    Of predicted shares (c, G), the cells' spots (c,) among those with counts (s, G), members (c,) and places (c, 2).
+    Args:
+        share: (c, G) predicted counts per 10,000 of the cell's spot.
+        spot_of: (c,) the cells' spots, rows of `counts`.
+        inside: (c,) which cells are members of their spots.
+        counts: (s, G) what was measured on the spots.
+        places: (c, 2) where the cells are.
+        around: What the spots say of the model's error, for cells outside.
+
+    Returns:
+        (c, G) counts per 10,000 of the cell's spot.
     """
     member, of_cell = torch.from_numpy(inside), torch.from_numpy(spot_of)
     measured = torch.from_numpy(counts)
