@@ -17,7 +17,7 @@ from ds2c_cli.benchmark import run as benchmark
 from ds2c_cli.benchmark.plan import read_benchmark
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.evaluation import metrics
-from ds2c_cli.evaluation.evaluate import Scored
+from ds2c_cli.evaluation.scoring import Scored
 from ds2c_cli.prediction.inference import MeanOfNetworks, PredictedCells
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.settings import Geometry

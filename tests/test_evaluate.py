@@ -11,7 +11,7 @@ from made import checkpoint_info
 from scipy import sparse
 
 from ds2c_cli.evaluation import metrics
-from ds2c_cli.evaluation.evaluate import score
+from ds2c_cli.evaluation.scoring import score
 from ds2c_cli.prediction import inference
 from ds2c_cli.prediction.inference import PredictedCells
 

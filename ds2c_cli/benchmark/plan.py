@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..encoders import recipe_of
 from ..errors import InputError, UsageError
 from ..evaluation.baselines import BASELINES
-from ..evaluation.evaluate import SEES_SPOT
+from ..evaluation.scoring import SEES_SPOT
 from ..io.hest import open_hest
 from ..models import MODELS
 from ..samples.manifest import COLUMNS, Request, requests_of

@@ -14,16 +14,16 @@ from matplotlib.figure import Figure
 
 from .. import __version__
 from ..evaluation.baselines import BASELINES
-from ..evaluation.evaluate import SEES_SPOT
 from ..evaluation.figures import ablation, areas, cells_per_spot, painted, score_by_genes
 from ..evaluation.metrics import RESAMPLES
 from ..evaluation.report import STYLE, Table, html_figure, html_table
+from ..evaluation.scoring import SEES_SPOT, given_spot
 from ..files import replacing, write_json
 from ..project import Project
 from ..schema import METRICS_VERSION
 from ..training.train import CELL_SUPERVISED
 from .plan import ENSEMBLE, Benchmark
-from .run import Results, given_spot
+from .run import Results
 
 TOPS = ("top50", "top100", "top200")
 OURS = (  # genes, metric, words

@@ -21,9 +21,9 @@ from ..choices import Features
 from ..embeddings.embed import embed
 from ..encoders import recipe_of
 from ..errors import Ds2cError, InputError, UsageError
-from ..evaluation.baselines import SEE_SPOT
-from ..evaluation.evaluate import SEES_SPOT, Painted, Scored, not_scored, predicted, score
+from ..evaluation.evaluate import predicted
 from ..evaluation.figures import MOST_GENES
+from ..evaluation.scoring import SEES_SPOT, Painted, Row, Scored, given_spot, not_scored, score
 from ..files import recipe_hash, replacing, write_json
 from ..models import MODELS
 from ..prediction.inference import MeanOfNetworks
@@ -341,7 +341,7 @@ def check_one_geometry(samples: Sequence[Sample]) -> None:
 
 def _by_encoder(scored: Scored, name: str) -> Scored:
     """The same with the encoder called as in the plan, in what is of a network."""
-    rows = [{**row, "encoder": name if row["encoder"] else ""} for row in scored.rows]
+    rows: list[Row] = [{**row, "encoder": name if row["encoder"] else ""} for row in scored.rows]
     per_gene = scored.per_gene
     if rows:
         per_gene = per_gene.assign(encoder=per_gene["encoder"].where(per_gene["encoder"] == "", name))
@@ -526,7 +526,8 @@ class _Gathered:
 
     def warnings(self) -> list[str]:
         """What was not scored, of the fold where that was most."""
-        return [*self._nothing, *(each for name, most in self._left_out.items() for each in not_scored(name, *most))]
+        said = [not_scored(name, left_out=cells, constant=genes) for name, (cells, genes) in self._left_out.items()]
+        return [*self._nothing, *(sentence for its in said for sentence in its)]
 
     def _note(self, fold: Fold, sample: str, scored: Scored) -> None:
         if not scored.rows:
@@ -589,11 +590,6 @@ def paper_columns(rows: pd.DataFrame) -> list[str]:
         else:
             found.append("")
     return found
-
-
-def given_spot(model: str) -> bool:
-    """Whether a model of the tables was given the measured spots."""
-    return model.endswith(SEES_SPOT) or model in SEE_SPOT
 
 
 # What it cost

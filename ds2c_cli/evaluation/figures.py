@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..plotting.drawing import VALUES, scale_bar, scale_of
-from .evaluate import Painted
+from .scoring import Painted
 
 # Okabe and Ito's colours; lines also differ by dashes and bars by place, so that none is told by colour alone.
 COLOURS = ("#000000", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#7f7f7f")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 
-RESAMPLES = 10_000  # DESIGN 9
+RESAMPLES = 10_000
 BLOCKS = 200  # at most; spots near one another are no independent observations
 TOP = (50, 100, 200)  # genes ranked by their own score, the paper's table
 VARIABLE = (50, 100)  # genes fixed by their variability over the training spots
@@ -49,12 +49,6 @@ class Moments:
     def number(self) -> int:
         """How many cells were added."""
         return int(self.sums[:, 0, 0].sum()) if self.sums.shape[2] else 0
-
-    def varying(self) -> np.ndarray:
-        """(genes,) whether the truth varies at all."""
-        n, x, _, xx, _, _ = self.sums.sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return xx - x * x / n > 1e-9 * np.maximum(xx, 1e-12)
 
     def pearson(self) -> np.ndarray:
         """(genes,) correlation of truth and prediction; NaN where the truth is constant, 0 where the prediction is."""

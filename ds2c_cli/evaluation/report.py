@@ -19,8 +19,9 @@ from ..files import replacing
 from ..project import Project
 from ..training.train import CELL_SUPERVISED
 from .baselines import BASELINES, SEE_SPOT
-from .evaluate import SEES_SPOT, Evaluated, Painted, relative_to_ceiling
+from .evaluate import Evaluated, relative_to_ceiling
 from .figures import cells_per_spot, painted, score_by_genes
+from .scoring import SEES_SPOT, Painted
 
 ORDER = (*BASELINES, "mlp", "paper", "additive", CELL_SUPERVISED)
 SCENARIOS = ("IS_in", "IS_out", "VAL_in", "VAL_out", "OOS", "OOS_in", "OOS_out", "OOD", "OOD_in", "OOD_out")
