@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from pages import unbalanced
 from PIL import Image
 
 from ds2c_cli.benchmark import run as benchmark
@@ -165,6 +166,7 @@ def test_the_report_has_the_papers_table_ours_and_the_figures(ran, home):
         "painted IS_in", "painted IS_out", "painted OOS", "additive, ensemble",
     ):  # fmt: skip
         assert words in page
+    assert unbalanced(page) == []
     assert page.index("From the image alone") < page.index("<td>mean") < page.index("<td>mlp")
     differences = page[page.index("Paired differences") : page.index("<h2>Figures")]
     assert "painted OOS<" in differences

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pages import unbalanced
 
 from ds2c_cli import schema
 from ds2c_cli.embeddings import embed
@@ -208,6 +209,7 @@ def test_evaluate_scores_models_beside_the_baselines(ds2c, trained):
     page = (folder / "report.html").read_text()
     assert "src=" in page
     assert "http" not in page  # self-contained
+    assert unbalanced(page) == []
     assert "share of cell-supervised" in ran.err
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,113 +12,82 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import __version__
 from ..evaluation.baselines import BASELINES
 from ..evaluation.figures import ablation, areas, cells_per_spot, painted, score_by_genes
 from ..evaluation.metrics import RESAMPLES
-from ..evaluation.report import STYLE, Table, html_figure, html_table
+from ..evaluation.page import Table, Value, legend, save_figures, write_page
 from ..evaluation.scoring import SEES_SPOT, given_spot
 from ..files import replacing, write_json
 from ..project import Project
 from ..schema import METRICS_VERSION
 from ..training.train import CELL_SUPERVISED
+from .board import Board, Mean
 from .plan import ENSEMBLE, Benchmark
 from .run import Results
 
-TOPS = ("top50", "top100", "top200")
-OURS = (  # genes, metric, words
-    ("hvg50", "pearson", "50 most variable genes"),
-    ("hvg100", "pearson", "100 most variable genes"),
-    ("all", "pearson", "all genes"),
-    ("top100", "within_spot", "within spots, top 100 genes"),
-    ("hvg50", "within_spot", "within spots, 50 most variable genes"),
-)
-SPOT_LEVEL = (
-    ("top50", "top 50 genes"),
-    ("top100", "top 100 genes"),
-    ("top200", "top 200 genes"),
-    ("hvg50", "50 most variable genes"),
-    ("hvg100", "100 most variable genes"),
-    ("all", "all genes"),
-)
+TEMPLATE = Path(__file__).parent / "templates" / "benchmark.html.j2"
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A model's mean over samples, folds and seeds, its 95 % bootstrap interval, and the SD between its seeds."""
+class Definition:
+    """A table of scores: what it says of which genes, and whether it is among the main ones, for the terminal."""
 
-    value: float
-    low: float
-    high: float
-    seed_sd: float
+    words: str
+    metric: str
+    genes: str
+    main: bool = False
 
 
-class Board:
-    """Looks scores up: by model and encoder, design, the paper's column, metric and set of genes."""
-
-    def __init__(self, results: Results) -> None:
-        self.rows = results.rows[results.rows["column"] != ""]
-        self._means, self._differences = results.means, results.differences
-        keys = ["model", "encoder", "design", "column", "metric", "genes"]
-        self._groups: dict[Any, pd.DataFrame] = dict(iter(self.rows.groupby(keys, sort=False)))
-
-    def columns(self, metric: str) -> list[tuple[str, str]]:
-        """(design, column) that any model has a score of this metric in, in the paper's order."""
-        here = self.rows[self.rows["metric"] == metric]
-        found = dict.fromkeys(zip(here["design"], here["column"], strict=True))
-        order = ("IS", "IS_in", "IS_out", "OOS", "OOS_in", "OOS_out", "OOD", "OOD_in", "OOD_out")
-        designs = list(dict.fromkeys(self.rows["design"]))
-        return sorted(found, key=lambda each: (designs.index(each[0]), order.index(each[1])))
-
-    def mean(self, *key: str) -> Mean | None:
-        """The score of (model, encoder, design, column, metric, genes); None where there is none."""
-        frame = self._groups.get(key)
-        if frame is None:
-            return None
-        low, high = np.nanpercentile(self._means[key], [2.5, 97.5])
-        by_seed = frame.groupby("seed")["value"].mean()
-        return Mean(
-            float(frame["value"].mean()), float(low), float(high), float(by_seed.std()) if len(by_seed) > 1 else np.nan
-        )
-
-    def difference(self, model: tuple[str, str], reference: tuple[str, str], *where: str) -> Mean | None:
-        """`model` less the reference on the samples and folds that both have, its interval paired; None without any."""
-        drawn = self._differences.get((*model, reference[1], *where))
-        if drawn is None:
-            return None
-        mine, theirs = (self._groups[(*each, *where)].groupby("unit")["value"].mean() for each in (model, reference))
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        return Mean(float((mine - theirs).mean()), float(low), float(high), np.nan)
+IMAGE_TABLES = (
+    Definition("mean r, top 50 genes", "pearson", "top50"),
+    Definition("mean r, top 100 genes", "pearson", "top100", main=True),
+    Definition("mean r, top 200 genes", "pearson", "top200"),
+    Definition("mean r, 50 most variable genes", "pearson", "hvg50", main=True),
+    Definition("mean r, 100 most variable genes", "pearson", "hvg100"),
+    Definition("mean r, all genes", "pearson", "all"),
+    Definition("mean r, within spots, top 100 genes", "within_spot", "top100"),
+    Definition("mean r, within spots, 50 most variable genes", "within_spot", "hvg50", main=True),
+    Definition("spots, mean r, top 50 genes", "spot_pearson", "top50"),
+    Definition("spots, mean r, top 100 genes", "spot_pearson", "top100", main=True),
+    Definition("spots, mean r, top 200 genes", "spot_pearson", "top200"),
+    Definition("spots, mean r, 50 most variable genes", "spot_pearson", "hvg50"),
+    Definition("spots, mean r, 100 most variable genes", "spot_pearson", "hvg100"),
+    Definition("spots, mean r, all genes", "spot_pearson", "all"),
+)
+GIVEN_TABLES = (
+    Definition("mean r, top 100 genes", "pearson", "top100", main=True),
+    Definition("mean r, 50 most variable genes", "pearson", "hvg50"),
+    Definition("mean r, all genes", "pearson", "all"),
+)
+DIFFERENCE_TABLES = (
+    Definition("top 100 genes", "pearson", "top100"),
+    Definition("50 most variable genes", "pearson", "hvg50"),
+    Definition("within spots, 50 most variable genes", "within_spot", "hvg50"),
+    Definition("spots, top 100 genes", "spot_pearson", "top100"),
+    Definition("spots, 50 most variable genes", "spot_pearson", "hvg50"),
+)
+Name = tuple[str, str]  # a model, and the encoder it reads; empty for a baseline
+Entry = tuple[str, Callable[..., Mean | None]]  # a row: how it is called, and its score in a column
 
 
 def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path:
     """Write report.html, table.csv, differences.csv, metrics.json and the figures into the benchmark's folder."""
     board = Board(results)
-    parts = [
-        f"<!doctype html><meta charset=utf-8><title>ds2c {html.escape(plan.name)}</title><style>{STYLE}</style>",
-        f"<h1>ds2c benchmark: {html.escape(plan.name)}</h1>",
-        _summary(project, plan, results),
-    ]
-    for table in tables_of(plan, board):
-        parts.append(html_table(table))
-    differences = [table for table in difference_tables(plan, board) if table.rows]
-    if differences:
-        parts.append(f"<h2>Paired differences to {html.escape(plan.reference)}</h2>")
-        parts.append(
-            "<p class=quiet>A model less the reference on the same blocks of cells; an interval without 0 is a "
-            "difference that the data show, and is marked *."
-        )
-        parts += [html_table(table) for table in differences]
-    parts.append("<h2>Figures</h2>")
-    for name, figure in _figures(project, plan, board, results).items():
-        parts.append(html_figure(results.folder, name, figure))
-    parts.append("<h2>What it cost</h2>" + "".join(html_table(table) for table in _costs(results)))
-    parts.append(_footer())
-    path = results.folder / "report.html"
-    with replacing(path) as part:
-        part.write_text("\n".join(parts))
+    page = write_page(
+        results.folder / "report.html",
+        TEMPLATE,
+        name=plan.name,
+        summary=_summary(project, plan, results),
+        legend=legend(results.rows["scenario"].unique()),
+        tables=tables_of(plan, board),
+        reference=plan.reference,
+        differences=[table for table in difference_tables(plan, board) if table.rows],
+        figures=save_figures(results.folder, _figures(project, plan, board, results)),
+        costs=_costs(results),
+        resamples=RESAMPLES,
+    )
     _write_tables(plan, board, results)
-    return path
+    return page
 
 
 def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]:
@@ -126,63 +95,76 @@ def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]
 
     `brief` gives the main ones, without intervals.
     """
-    intervals = not brief
-    names = _names(plan, board)
+    names, apart = _names(plan, board), _ablations(plan)
     image = [name for name in names if not given_spot(name[0])]
     given = [name for name in names if given_spot(name[0])]
-    apart = _ablations(plan)
     ablated = [name for name in image if name[0] in apart or name[0] in ("paper", "additive")] if apart else []
-    image = [name for name in image if name[0] not in apart]
-    given = [name for name in given if name[0].removesuffix(f" {SEES_SPOT}") not in apart]
+    groups = (
+        ("From the image alone", IMAGE_TABLES, [name for name in image if name[0] not in apart]),
+        ("Ablations, from the image alone", IMAGE_TABLES, ablated),
+        (
+            "Given the measured spots (comparable with nothing above)",
+            GIVEN_TABLES,
+            [name for name in given if name[0].removesuffix(f" {SEES_SPOT}") not in apart],
+        ),
+    )
     tables = []
-    for title, chosen in (("From the image alone", image), ("Ablations, from the image alone", ablated)):
-        for genes in TOPS if not brief else ("top100",):
-            tables.append(_table(board, f"{title}: mean r, top {genes[3:]} genes", chosen, "pearson", genes, intervals))
-        for genes, metric, words in (one for one in OURS if not brief or one[0] == "hvg50"):
-            tables.append(_table(board, f"{title}: mean r, {words}", chosen, metric, genes, intervals))
-        for genes, words in (one for one in SPOT_LEVEL if not brief or one[0] == "top100"):
-            tables.append(_table(board, f"{title}: spots, mean r, {words}", chosen, "spot_pearson", genes, intervals))
-    for genes, words in (
-        ("top100", "top 100 genes"), ("hvg50", "50 most variable genes"), ("all", "all genes"),
-    )[: 1 if brief else None]:  # fmt: skip
-        title = f"Given the measured spots (comparable with nothing above): mean r, {words}"
-        tables.append(_table(board, title, given, "pearson", genes, intervals))
+    for title, definitions, chosen in groups:
+        several = _several_encoders(chosen)
+        entries = [(_called(name, several), partial(board.mean, *name)) for name in chosen]
+        for one in definitions:
+            if one.main or not brief:
+                shown = _value if brief else _shown
+                tables.append(
+                    _table(board, one, title=f"{title}: {one.words}", names=chosen, entries=entries, shown=shown)
+                )
     return [table for table in tables if table.rows]
 
 
 def difference_tables(plan: Benchmark, board: Board) -> list[Table]:
     """Every image-only model less the reference, of the same encoder where it has one."""
-    tables = []
     names = [name for name in _names(plan, board) if not given_spot(name[0])]
-    several = len({encoder for _, encoder in names if encoder}) > 1
-    for genes, metric, words in (
-        ("top100", "pearson", "top 100 genes"), ("hvg50", "pearson", "50 most variable genes"),
-        ("hvg50", "within_spot", "within spots, 50 most variable genes"),
-        ("top100", "spot_pearson", "spots, top 100 genes"), ("hvg50", "spot_pearson", "spots, 50 most variable genes"),
-    ):  # fmt: skip
-        columns = [
-            where for where in board.columns(metric) if any(board.mean(*name, *where, metric, genes) for name in names)
-        ]
-        rows = []
-        for encoder in dict.fromkeys(encoder for _, encoder in names if encoder):
-            for name in names:
-                if name[1] not in ("", encoder) or name == (plan.reference, encoder):
-                    continue
-                found = [board.difference(name, (plan.reference, encoder), *where, metric, genes) for where in columns]
-                if any(found):
-                    rows.append([_called((name[0], encoder), several), *map(_signed, found)])
-        tables.append(Table(f"Difference in mean r, {words}", ["model", *map(_heading, columns)], rows))
-    return tables
+    several = _several_encoders(names)
+    entries = []
+    for encoder in dict.fromkeys(encoder for _, encoder in names if encoder):
+        reference = (plan.reference, encoder)
+        for name in names:
+            if name[1] in ("", encoder) and name != reference:
+                entries.append((_called((name[0], encoder), several), partial(board.difference, name, reference)))
+    return [
+        _table(board, one, title=f"Difference in mean r, {one.words}", names=names, entries=entries, shown=_signed)
+        for one in DIFFERENCE_TABLES
+    ]
 
 
-def _names(plan: Benchmark, board: Board) -> list[tuple[str, str]]:
+def _table(
+    board: Board,
+    one: Definition,
+    *,
+    title: str,
+    names: Sequence[Name],
+    entries: Sequence[Entry],
+    shown: Callable[[Mean | None], Value],
+) -> Table:
+    """Fill in a table: a row per entry that has a score, a column wherever one of the names has."""
+    what = (one.metric, one.genes)
+    columns = [where for where in board.columns(one.metric) if any(board.mean(*name, *where, *what) for name in names)]
+    rows = []
+    for called, score in entries:
+        found = [score(*where, *what) for where in columns]
+        if any(found):
+            rows.append([called, *map(shown, found)])
+    return Table(title, ["model", *map(_heading, columns)], rows)
+
+
+def _names(plan: Benchmark, board: Board) -> list[Name]:
     """(model, encoder) in the report's order: trivial baselines, the models as in the file, the ceiling last."""
     order = [*BASELINES]
     for model in sorted(plan.models, key=lambda one: one.settings.model == CELL_SUPERVISED):
         order += [model.name, f"{model.name}, {ENSEMBLE}"]
     encoders = ["", *(encoder.name for encoder in plan.encoders)]
 
-    def rank(name: tuple[str, str]) -> tuple[int, int]:
+    def rank(name: Name) -> tuple[int, int]:
         return encoders.index(name[1]), order.index(name[0].removesuffix(f" {SEES_SPOT}"))
 
     return sorted(set(zip(board.rows["model"], board.rows["encoder"], strict=True)), key=rank)
@@ -193,28 +175,20 @@ def _ablations(plan: Benchmark) -> set[str]:
     return names | {f"{name}, {ENSEMBLE}" for name in names}
 
 
-def _table(
-    board: Board, title: str, names: Sequence[tuple[str, str]], metric: str, genes: str, intervals: bool
-) -> Table:
-    columns = [
-        where for where in board.columns(metric) if any(board.mean(*name, *where, metric, genes) for name in names)
-    ]
-    several = len({encoder for _, encoder in names if encoder}) > 1
-    rows = []
-    for name in names:
-        found = [board.mean(*name, *where, metric, genes) for where in columns]
-        if any(found):
-            shown = [_shown(mean) if intervals else (mean.value if mean else None) for mean in found]
-            rows.append([_called(name, several), *shown])
-    return Table(title, ["model", *map(_heading, columns)], rows)
+def _several_encoders(names: Sequence[Name]) -> bool:
+    return len({encoder for _, encoder in names if encoder}) > 1
 
 
 def _heading(where: tuple[str, str]) -> str:
     return f"{where[0]} {where[1]}"
 
 
-def _called(name: tuple[str, str], several: bool) -> str:
+def _called(name: Name, several: bool) -> str:
     return f"{name[0]} ({name[1]})" if several and name[1] else name[0]
+
+
+def _value(mean: Mean | None) -> float | None:
+    return mean.value if mean else None
 
 
 def _shown(mean: Mean | None) -> str | None:
@@ -281,11 +255,11 @@ def _costs(results: Results) -> list[Table]:
     steps = results.steps
     if steps.empty:
         return []
-    rows = []
+    rows: list[list[Value]] = []
     for step, of_step in steps.groupby("step", sort=False):
         seconds, memory, device = of_step["seconds"], of_step["memory_mb"], of_step["device_mb"]
         rows.append(
-            [step, len(of_step), float(seconds.sum()), float(seconds.mean()), float(memory.max()),
+            [str(step), len(of_step), float(seconds.sum()), float(seconds.mean()), float(memory.max()),
              float(device.max()) if device.max() else None]
         )  # fmt: skip
     table = Table(
@@ -304,7 +278,7 @@ def _costs(results: Results) -> list[Table]:
     return [table, Table("Trainings", ["model", "times", "seconds each", "most memory MB"], rows)]
 
 
-def _summary(project: Project, plan: Benchmark, results: Results) -> str:
+def _summary(project: Project, plan: Benchmark, results: Results) -> list[str]:
     geometry = project.sample(plan.requests[0].name).geometry
     size = f"{geometry.spot_px:g} px" if geometry.spot_px else f"{geometry.spot_um:g} um"
     cells = results.rows.groupby("sample")["n_cells"].max()
@@ -322,16 +296,7 @@ def _summary(project: Project, plan: Benchmark, results: Results) -> str:
     if results.missing:
         words.append(f"Not there yet: {len(results.missing)} scores, among them {'; '.join(results.missing[:5])}.")
     words += [f"Warning: {sentence}." for sentence in results.warnings]
-    return "".join(f"<p>{html.escape(sentence)}" for sentence in words)
-
-
-def _footer() -> str:
-    return (
-        f"<p class=quiet>ds2c {__version__}. r is Pearson's correlation per gene over cells, or over spots, of "
-        "log1p(1e4 c / total of the spot); genes constant in truth are left out. Top: a model's own best genes. Most "
-        "variable: fixed on the training spots. Brackets: 95 % intervals, bootstrap over spatial blocks, "
-        f"{RESAMPLES:,} resamples; ±: SD between seeds. Seconds are of a shared machine."
-    )
+    return words
 
 
 def _write_tables(plan: Benchmark, board: Board, results: Results) -> None:

@@ -38,8 +38,9 @@ def command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Compare models over folds and seeds: prepare, embed, train, score, and one report."""
+    from ..benchmark.board import Board
     from ..benchmark.plan import read_benchmark
-    from ..benchmark.report import Board, tables_of, write_benchmark
+    from ..benchmark.report import tables_of, write_benchmark
     from ..benchmark.run import collect, run
     from ..errors import Ds2cError, InputError
 
