@@ -15,7 +15,11 @@ from pages import unbalanced
 from PIL import Image
 
 from ds2c_cli.benchmark import run as benchmark
+from ds2c_cli.benchmark.gathered import Drawn
+from ds2c_cli.benchmark.jobs import jobs
 from ds2c_cli.benchmark.plan import read_benchmark
+from ds2c_cli.benchmark.results import collect
+from ds2c_cli.benchmark.scores import read_score, write_score
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.evaluation import metrics
 from ds2c_cli.evaluation.scoring import Scored
@@ -275,9 +279,8 @@ def test_a_report_is_written_though_a_design_has_no_score_yet(again, ds2c):
 def test_a_sample_of_which_nothing_can_be_scored_is_named(again, ds2c, tmp_path):
     words = again()
     for path in (tmp_path / "copy" / "project" / "benchmark" / "painted" / "scores").glob("painted-fold1-*/one.npz"):
-        about, _ = benchmark._read(path)
-        made_from = {key: about[key] for key in ("recipe", "checkpoints")}
-        benchmark._write(path, made_from, Scored([], np.empty((0, 200), np.float32), pd.DataFrame(), [], 0, 9))
+        made_from, _ = read_score(path)
+        write_score(path, Scored([], np.empty((0, 200), np.float32), pd.DataFrame(), [], 0, 9), made_from)
     told = ds2c(*words, "--report-only", "--json")
     assert told.code == 0, told.err
     out = json.loads(told.out)
@@ -411,17 +414,17 @@ def test_samples_are_checked_as_a_manifest_is(painted, write):
 def test_the_ceiling_is_left_out_where_there_are_no_cells_to_learn_from(ran, painted, home, write, monkeypatch):
     path = write(HEAD.replace('"mlp"', '"cell-supervised"') + sample(painted, "one") + sample(painted, "two"))
     plan, project = read_benchmark(path), Project(home / "project")
-    assert any(job.model.name == "cell-supervised" for job in benchmark.jobs(project, plan, [0]))
+    assert any(job.model.name == "cell-supervised" for job in jobs(project, plan, [0]))
     monkeypatch.setattr(Sample, "has_cell_truth", False)
-    assert not any(job.model.name == "cell-supervised" for job in benchmark.jobs(project, plan, [0]))
-    assert len(benchmark.collect(project, plan).left_out) == 2  # once a fold, and said in the report
+    assert not any(job.model.name == "cell-supervised" for job in jobs(project, plan, [0]))
+    assert len(collect(project, plan).left_out) == 2  # once a fold, and said in the report
 
 
 def test_superpixels_of_an_encoder_without_a_map_are_left_out_by_name(ran, painted, home, write):
     path = write(HEAD.replace('"mlp", ', '"mlp", "istar", ') + sample(painted, "one") + sample(painted, "two"))
     plan, project = read_benchmark(path), Project(home / "project")
-    assert not any(job.model.name == "istar" for job in benchmark.jobs(project, plan, [0]))
-    (reason,) = benchmark.collect(project, plan).left_out
+    assert not any(job.model.name == "istar" for job in jobs(project, plan, [0]))
+    (reason,) = collect(project, plan).left_out
     assert reason.startswith("istar by colour: ")
 
 
@@ -453,7 +456,7 @@ def test_a_mean_of_networks_is_the_mean_of_what_they_say(ran, home):
     held = {}
     for seed in ("s0", "s1", "ensemble"):
         (path,) = scores.glob(f"painted-fold1-colour-additive-{seed}/one.npz")
-        _, held[seed] = benchmark._read(path)
+        _, held[seed] = read_score(path)
     mine = {seed: one.painted[0].prediction for seed, one in held.items()}
     np.testing.assert_allclose(mine["ensemble"], (mine["s0"] + mine["s1"]) / 2, atol=1e-5)
 
@@ -477,7 +480,7 @@ def test_a_mean_of_networks_is_of_all_they_say():
 def test_resampled_values_added_up_have_the_mean_they_had_together():
     values = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
     values[1:3, 7] = values[:, 9] = np.nan
-    drawn = benchmark._Drawn()
+    drawn = Drawn()
     for each in values:
         drawn.add(each)
     known = np.arange(40) != 9

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .run import Results
+from .results import Results
 
 
 @dataclass(frozen=True)

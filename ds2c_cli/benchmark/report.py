@@ -23,7 +23,7 @@ from ..schema import METRICS_VERSION
 from ..training.train import CELL_SUPERVISED
 from .board import Board, Mean
 from .plan import ENSEMBLE, Benchmark
-from .run import Results
+from .results import Results
 
 TEMPLATE = Path(__file__).parent / "templates" / "benchmark.html.j2"
 

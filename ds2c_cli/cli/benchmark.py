@@ -41,7 +41,8 @@ def command(
     from ..benchmark.board import Board
     from ..benchmark.plan import read_benchmark
     from ..benchmark.report import tables_of, write_benchmark
-    from ..benchmark.run import collect, run
+    from ..benchmark.results import collect
+    from ..benchmark.run import run
     from ..errors import Ds2cError, InputError
 
     plan = read_benchmark(file, split_by or "")
