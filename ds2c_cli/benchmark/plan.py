@@ -1,15 +1,15 @@
-"""benchmark.toml: which samples, encoders, models and seeds, and what each network is trained and scored on."""
+"""Plan a benchmark: which samples, encoders, models and seeds, and what each network is trained and scored on."""
 
 from __future__ import annotations
 
-import tomllib
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ..choices import SplitBy
 from ..encoders import recipe_of
 from ..errors import InputError, UsageError
 from ..evaluation.baselines import BASELINES
@@ -19,19 +19,9 @@ from ..models import MODELS
 from ..samples.manifest import COLUMNS, Request, requests_of
 from ..settings import DEFAULT_ENCODER, PRESETS, Embedding, Geometry, Training, preset, resolve
 from ..training.folds import folds_of
+from .file import BenchmarkFile, DesignTable, EncoderTable, ModelTable, Settings, read_file
 
-SplitBy = Literal["donor", "patient", "sample"]
-FOLDS = 5  # at most; DESIGN 9
-# What a file may say, and its kind; settings of training, geometry and encoders are checked where they are resolved.
-KEYS: dict[str, Any] = {
-    "name": str, "preset": str, "split_by": str, "models": list[str], "encoders": list[str], "seeds": list[int],
-    "reference": str, "ensemble": bool, "gene": str, "geometry": dict, "training": dict, "model": list[dict],
-    "encoder": list[dict], "design": list[dict], "sample": list[dict],
-}  # fmt: skip
-MODEL_KEYS = {"name": str, "ablation": bool}
-ENCODER_KEYS = {"name": str}
-DESIGN_KEYS = {"name": str, "cohorts": list[str], "folds": int, "ood": list[str]}
-KINDS = {str: "word", bool: "true or false value", int: "whole number", dict: "table"}
+FOLDS = 5  # at most, where a design does not say
 IS, OOS, OOD = "IS", "OOS", "OOD"
 ENSEMBLE = "ensemble"  # of a model's seeds; part of its name in tables
 
@@ -96,92 +86,64 @@ def read_benchmark(path: Path, split_by: str = "") -> Benchmark:
 
     Paths are as seen from its folder. Raises InputError or UsageError that names what is wrong in it.
     """
-    document = _document(path)
-    geometry = _geometry(path, document)
-    tables, requests, left_out = _samples(path, document, geometry)
-    own = document.get("split_by", "donor")
-    chosen = split_by or own
+    file = read_file(path)
+    geometry = _geometry(path, file)
+    tables, requests, left_out = _samples(path, file.sample, geometry)
+    chosen = split_by or file.split_by
     if chosen not in typing.get_args(SplitBy):
         raise UsageError(f"split_by is donor, patient or sample, not {chosen!r}", f"Correct {path}.")
-    other_split = "" if chosen == own else f"-by-{chosen}"
+    other_split = "" if chosen == file.split_by else f"-by-{chosen}"
     group = {request.name: _group(request, table, chosen) for request, table in zip(requests, tables, strict=True)}
     cohort = {request.name: request.cohort or "cohort" for request in requests}
-    folds = list(_numbered(_folds(path, document.get("design", []), group, cohort, other_split)))
-    models, encoders = _models(path, document), _encoders(path, document)
+    folds = list(_numbered(_folds(path, file.design, group=group, cohort=cohort, suffix=other_split)))
+    models, encoders = _models(path, file), _encoders(path, file)
     _all_different(path, "fold", [fold.name for fold in folds])
     _all_different(path, "network", [f"{encoder.name}-{model.name}" for encoder in encoders for model in models])
-    reference = document.get("reference", "additive" if "additive" in [m.name for m in models] else models[0].name)
-    if reference not in [model.name for model in models]:
+    names = [model.name for model in models]
+    reference = file.reference
+    if reference is None:
+        reference = "additive" if "additive" in names else names[0]
+    if reference not in names:
         raise InputError(f"{path}: the reference {reference!r} is none of its models", "Name one of them.")
+    _check_seeds(path, file.seeds)
     return Benchmark(
-        document.get("name", path.stem) + other_split,
-        requests,
-        geometry,
-        folds,
-        models,
-        encoders,
-        _seeds(path, document),
-        reference,
-        document.get("ensemble", False),
-        document.get("gene", ""),
-        list(dict.fromkeys(fold.design for fold in folds)),
-        left_out,
+        name=(path.stem if file.name is None else file.name) + other_split,
+        requests=requests,
+        geometry=geometry,
+        folds=folds,
+        models=models,
+        encoders=encoders,
+        seeds=file.seeds,
+        reference=reference,
+        ensemble=file.ensemble,
+        gene=file.gene,
+        designs=list(dict.fromkeys(fold.design for fold in folds)),
+        left_out=left_out,
     )
 
 
 def file_name(*words: str) -> str:
-    """Words as one name of a file."""
+    """Join words to one name of a file."""
     return "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in word) for word in words)
 
 
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})", "Check the path.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not valid TOML ({error})", "Correct the line it names.") from error
-    if unknown := [key for key in document if key not in KEYS]:
-        raise InputError(f"{path}: there is no setting {', '.join(unknown)}", f"Known: {', '.join(KEYS)}.")
-    _check_kinds(str(path), document, KEYS)
-    return document
+def _geometry(path: Path, file: BenchmarkFile) -> Geometry:
+    if file.preset and file.preset not in PRESETS:
+        raise InputError(f"{path}: there is no preset {file.preset!r}", f"Known: {', '.join(PRESETS)}.")
+    return resolve(Geometry, {}, {}, {**preset(file.preset), **file.geometry}, f"{path}, [geometry]")
 
 
-def _check_kinds(place: str, table: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    """Raise InputError for a value that is not of its key's kind."""
-    for key in table.keys() & kinds.keys():
-        kind, value = kinds[key], table[key]
-        (one,) = typing.get_args(kind) or (kind,)
-        if one is kind:
-            fits, words = type(value) is kind, f"a {KINDS[kind]}"
-        else:
-            fits = isinstance(value, list) and all(type(each) is one for each in value)
-            words = f"a list of {KINDS[one]}s" if one is not dict else f"tables, [[{key}]]"
-        if not fits:
-            raise InputError(f"{place}: {key} must be {words}, not {value!r}", "Correct it, or leave it out.")
-
-
-def _geometry(path: Path, document: Mapping[str, Any]) -> Geometry:
-    name = document.get("preset", "")
-    if name and name not in PRESETS:
-        raise InputError(f"{path}: there is no preset {name!r}", f"Known: {', '.join(PRESETS)}.")
-    return resolve(Geometry, {}, {}, {**preset(name), **document.get("geometry", {})}, f"{path}, [geometry]")
-
-
-def _seeds(path: Path, document: Mapping[str, Any]) -> list[int]:
-    seeds: list[int] = document.get("seeds", [0, 1, 2])
+def _check_seeds(path: Path, seeds: Sequence[int]) -> None:
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise InputError(f"{path}: seeds must be different numbers from 0, not {seeds}", "Write seeds = [0, 1, 2].")
-    return seeds
 
 
 def _samples(
-    path: Path, document: Mapping[str, Any], geometry: Geometry
-) -> tuple[list[dict[str, Any]], list[Request], list[str]]:
+    path: Path, tables: Sequence[Settings], geometry: Geometry
+) -> tuple[list[Settings], list[Request], list[str]]:
     """The samples with counts as written and as requests, and the others, in sentences."""
-    tables = document.get("sample", [])
     if not tables:
-        raise InputError(f"{path} has no [[sample]]", "Write one a slide, with the columns of a manifest.")
+        raise InputError(f"{path} has no [[sample]]", "Write one per slide, with the columns of a manifest.")
     rows = []
     for number, table in enumerate(tables, 1):
         place = f"sample {table.get('sample', table.get('hest_id', number))}"
@@ -209,7 +171,7 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def _group(request: Request, table: dict[str, Any], split_by: str) -> str:
+def _group(request: Request, table: Settings, split_by: str) -> str:
     """What a fold keeps whole. HEST's patient may split what is one donor: pieces of a lung."""
     if split_by == "sample":
         return request.name
@@ -235,25 +197,26 @@ def _patient(request: Request) -> str:
 
 def _folds(
     path: Path,
-    designs: Sequence[dict[str, Any]],
+    designs: Sequence[DesignTable],
+    *,
     group: dict[str, str],
     cohort: dict[str, str],
-    other_split: str,
+    suffix: str,
 ) -> Iterator[Fold]:
     """Every design's folds, not numbered yet; without designs, one for each cohort.
 
     A design with `ood` trains on all samples of its cohorts, and is scored on those cohorts alone.
     """
-    for design in designs or [{"cohorts": [name]} for name in dict.fromkeys(cohort.values())]:
+    for design in designs or [DesignTable(cohorts=[name]) for name in dict.fromkeys(cohort.values())]:
         _check_design(path, design, cohort.values())
-        inside = [name for name, of in cohort.items() if of in design["cohorts"]]
-        name = design.get("name", "+".join(design["cohorts"])) + other_split
-        if design.get("ood"):
-            apart = {sample: OOD for sample, of in cohort.items() if of in design["ood"]}
+        inside = [name for name, of in cohort.items() if of in design.cohorts]
+        name = ("+".join(design.cohorts) if design.name is None else design.name) + suffix
+        if design.ood:
+            apart = {sample: OOD for sample, of in cohort.items() if of in design.ood}
             yield Fold(name, 0, tuple(inside), apart)
             continue
         groups = {group[sample] for sample in inside}
-        most = design.get("folds", FOLDS)
+        most = FOLDS if design.folds is None else design.folds
         if min(most, len(groups)) < 2:
             yield Fold(name, 0, tuple(inside), dict.fromkeys(inside, IS))
             continue
@@ -263,18 +226,15 @@ def _folds(
             yield Fold(name, 0, tuple(kept), dict.fromkeys(kept, IS) | dict.fromkeys(out, OOS))
 
 
-def _check_design(path: Path, design: dict[str, Any], cohorts: Iterable[str]) -> None:
-    if unknown := [key for key in design if key not in DESIGN_KEYS]:
-        raise InputError(f"{path}: a design has no {', '.join(unknown)}", f"It has {', '.join(DESIGN_KEYS)}.")
-    _check_kinds(f"{path}, [[design]]", design, DESIGN_KEYS)
-    if not design.get("cohorts"):
+def _check_design(path: Path, design: DesignTable, cohorts: Iterable[str]) -> None:
+    if not design.cohorts:
         raise InputError(f"{path}: a design has no cohorts to train on", 'Write cohorts = ["..."].')
-    if design.get("folds", 1) < 1:
-        raise InputError(f"{path}: a design has {design['folds']} folds", "Write 1 to hold nothing out.")
-    for each in (*design["cohorts"], *design.get("ood", [])):
+    if design.folds is not None and design.folds < 1:
+        raise InputError(f"{path}: a design has {design.folds} folds", "Write 1 to hold nothing out.")
+    for each in (*design.cohorts, *design.ood):
         if each not in cohorts:
             raise InputError(f"{path}: a design names the cohort {each!r}", "No sample with counts is of it.")
-    if both := [each for each in design.get("ood", []) if each in design["cohorts"]]:
+    if both := [each for each in design.ood if each in design.cohorts]:
         raise InputError(
             f"{path}: a design trains on the cohort {both[0]!r}, which is therefore not out of distribution",
             "Leave it out of cohorts or of ood.",
@@ -289,18 +249,16 @@ def _numbered(folds: Iterable[Fold]) -> Iterator[Fold]:
         yield replace(fold, number=count[fold.series])
 
 
-def _models(path: Path, document: dict[str, Any]) -> list[ModelEntry]:
-    base = document.get("training", {})
-    resolve(Training, {}, {}, base, f"{path}, [training]")
-    entries = [{"model": name} for name in document.get("models", [])] + document.get("model", [])
+def _models(path: Path, file: BenchmarkFile) -> list[ModelEntry]:
+    resolve(Training, {}, {}, file.training, f"{path}, [training]")
+    entries = [*map(_of_model, file.models), *file.model] or [_of_model("paper"), _of_model("additive")]
     models = []
-    for entry in entries or [{"model": "paper"}, {"model": "additive"}]:
-        place = f"{path}, model {entry.get('name', entry.get('model', ''))}"
-        _check_kinds(place, entry, MODEL_KEYS)
-        settings = {key: value for key, value in entry.items() if key not in MODEL_KEYS}
-        training = resolve(Training, {}, {}, {**base, **settings}, place)
+    for entry in entries:
+        place = f"{path}, model {entry.own.get('model', '') if entry.name is None else entry.name}"
+        training = resolve(Training, {}, {}, {**file.training, **entry.own}, place)
         _check_model(path, place, training)
-        models.append(ModelEntry(entry.get("name", training.model), training, entry.get("ablation", False)))
+        name = training.model if entry.name is None else entry.name
+        models.append(ModelEntry(name, training, ablation=entry.ablation))
     _all_different(path, "model", [model.name for model in models])
     for model in models:
         if SEES_SPOT in model.name or model.name in BASELINES or ENSEMBLE in model.name:
@@ -309,6 +267,10 @@ def _models(path: Path, document: dict[str, Any]) -> list[ModelEntry]:
                 f"{path}: a model is called {model.name!r}", f"Tables use {words} for other things: rename it."
             )
     return models
+
+
+def _of_model(name: str) -> ModelTable:
+    return ModelTable.model_validate({"model": name})
 
 
 def _check_model(path: Path, place: str, training: Training) -> None:
@@ -322,12 +284,11 @@ def _check_model(path: Path, place: str, training: Training) -> None:
             )
 
 
-def _encoders(path: Path, document: dict[str, Any]) -> list[EncoderEntry]:
+def _encoders(path: Path, file: BenchmarkFile) -> list[EncoderEntry]:
     encoders = []
-    for entry in [{"encoder": name} for name in document.get("encoders", [])] + document.get("encoder", []):
-        place = f"{path}, encoder {entry.get('name', entry.get('encoder', ''))}"
-        _check_kinds(place, entry, ENCODER_KEYS)
-        settings = {key: value for key, value in entry.items() if key not in ENCODER_KEYS}
+    for entry in [*(EncoderTable.model_validate({"encoder": name}) for name in file.encoders), *file.encoder]:
+        settings = dict(entry.own)
+        place = f"{path}, encoder {settings.get('encoder', '') if entry.name is None else entry.name}"
         if settings.get("weights"):
             settings["weights"] = str(path.parent / str(settings["weights"]))
         embedding = resolve(Embedding, {}, {}, settings, place)
@@ -335,7 +296,8 @@ def _encoders(path: Path, document: dict[str, Any]) -> list[EncoderEntry]:
             recipe_of(embedding.encoder or DEFAULT_ENCODER)
         except UsageError as error:
             raise InputError(f"{path}: {error.message}", error.hint) from error
-        encoders.append(EncoderEntry(entry.get("name", embedding.encoder or DEFAULT_ENCODER), embedding))
+        name = (embedding.encoder or DEFAULT_ENCODER) if entry.name is None else entry.name
+        encoders.append(EncoderEntry(name, embedding))
     if not encoders:
         encoders.append(EncoderEntry(DEFAULT_ENCODER, Embedding()))
     _all_different(path, "encoder", [encoder.name for encoder in encoders])
