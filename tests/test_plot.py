@@ -50,7 +50,7 @@ def home(painted, tmp_path_factory):
     obs = project.sample("true").cells.set_index("cell_id")
     path = project.predictions("model") / "true.h5ad"
     path.parent.mkdir(parents=True)
-    with create_predictions(path, obs, PANEL, {}, prediction_info(), counts=False) as out:
+    with create_predictions(path, obs, genes=PANEL, obsm={}, info=prediction_info(), counts=False) as out:
         values = np.random.default_rng(0).random((len(obs), 2), np.float32)
         out[schema.LAYER_SPOT_SHARE].write(np.arange(len(obs)), values)
     return project

@@ -55,7 +55,7 @@ def create(tmp_path, obs):
     def make(counts=True, info=INFO):
         centre = obs[["x", "y"]].to_numpy()
         obsm = {schema.OBSM_UM: centre * 0.5, schema.OBSM_PX: centre}
-        return create_predictions(tmp_path / "one.h5ad", obs, GENES, obsm, info, counts)
+        return create_predictions(tmp_path / "one.h5ad", obs, genes=GENES, obsm=obsm, info=info, counts=counts)
 
     return make
 
@@ -137,7 +137,7 @@ def test_the_file_is_its_matrices_and_a_little_more(tmp_path, counts, matrices):
     centre = np.zeros((cells, 2))
     path = tmp_path / "large.h5ad"
     obsm = {schema.OBSM_UM: centre, schema.OBSM_PX: centre}
-    with create_predictions(path, obs, [f"gene_{i}" for i in range(genes)], obsm, INFO, counts):
+    with create_predictions(path, obs, genes=[f"gene_{i}" for i in range(genes)], obsm=obsm, info=INFO, counts=counts):
         pass
     dense = matrices * cells * genes * 4
     assert dense < path.stat().st_size < 1.1 * dense

@@ -56,11 +56,11 @@ def jobs(project: Project, plan: Benchmark, seeds: Sequence[int | None]) -> Iter
             learned = project.samples(fold.train)
             for encoder in plan.encoders:
                 for model in plan.models:
-                    if not obstacle(fold, learned, encoder, model):
+                    if not obstacle(fold, learned, encoder=encoder, model=model):
                         yield Job(fold, encoder, model, seed)
 
 
-def obstacle(fold: Fold, learned: Sequence[Sample], encoder: EncoderEntry, model: ModelEntry) -> str:
+def obstacle(fold: Fold, learned: Sequence[Sample], *, encoder: EncoderEntry, model: ModelEntry) -> str:
     """Say why a model cannot be trained on these samples by an encoder; empty where it can."""
     if model.settings.model == CELL_SUPERVISED and not all(sample.has_cell_truth for sample in learned):
         return f"{model.name} on {fold.name}: no single-cell counts to learn from"

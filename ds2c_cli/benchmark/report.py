@@ -1,4 +1,4 @@
-"""The benchmark's report: the paper's table and ours, paired differences, costs and figures, in one HTML file."""
+"""Report a benchmark: the paper's table and ours, paired differences, costs and figures, in one HTML file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +81,7 @@ def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path
         tables=tables_of(plan, board),
         reference=plan.reference,
         differences=[table for table in difference_tables(plan, board) if table.rows],
-        figures=save_figures(results.folder, _figures(project, plan, board, results)),
+        figures=save_figures(results.folder, _figures(project, plan, board=board, results=results)),
         costs=_costs(results),
         resamples=RESAMPLES,
     )
@@ -205,8 +204,8 @@ def _signed(mean: Mean | None) -> str | None:
     return f"{mean.value:+.3f} [{mean.low:+.3f}, {mean.high:+.3f}]{sure}"
 
 
-def _figures(project: Project, plan: Benchmark, board: Board, results: Results) -> dict[str, Figure]:
-    """Curves and ablations a design, cells a spot, and a gene on each slide by the models that it was held out of."""
+def _figures(project: Project, plan: Benchmark, *, board: Board, results: Results) -> dict[str, Figure]:
+    """Draw curves and ablations per design, cells per spot, and a gene on each slide by models it was held out of."""
     names = [name for name in _names(plan, board) if name[0] not in BASELINES and not given_spot(name[0])]
     several, apart = len(plan.encoders) > 1, _ablations(plan)
     single = [name for name in names if ENSEMBLE not in name[0]]
@@ -223,7 +222,7 @@ def _figures(project: Project, plan: Benchmark, board: Board, results: Results) 
         scenarios = _scenarios(here)
         if not scenarios:
             continue
-        figures[f"genes_{design}"] = score_by_genes(here, main, scenarios)
+        figures[f"genes_{design}"] = score_by_genes(here, main, scenarios=scenarios)
         if apart:
             figures[f"ablation_{design}"] = ablation(areas(here, ablated, scenarios), ablated, scenarios)
     samples = dict.fromkeys(results.rows["sample"])
@@ -300,21 +299,19 @@ def _summary(project: Project, plan: Benchmark, results: Results) -> list[str]:
 
 
 def _write_tables(plan: Benchmark, board: Board, results: Results) -> None:
-    rows: list[dict[str, Any]] = []
     keys = ["model", "encoder", "design", "column", "metric", "genes"]
+    rows, differences = [], []
     for key in board.rows[keys].drop_duplicates().itertuples(index=False):
         mean = board.mean(*key)
         assert mean is not None
-        rows.append({**dict(zip(keys, key, strict=True)), **vars(mean)})
-    differences = []
-    for row in rows:
-        other = (plan.reference, row["encoder"])
-        where = [row[key] for key in keys[2:]]
-        mine = (row["model"], row["encoder"])
-        if given_spot(mine[0]) or not mine[1] or mine == other:
+        named = dict(zip(keys, key, strict=True))
+        rows.append({**named, **vars(mean)})
+        model, encoder, *where = key
+        other = (plan.reference, encoder)
+        if given_spot(model) or not encoder or (model, encoder) == other:
             continue
-        if found := board.difference(mine, other, *where):
-            differences.append({**{key: row[key] for key in keys}, "less": plan.reference, **vars(found)})
+        if found := board.difference((model, encoder), other, *where):
+            differences.append({**named, "less": plan.reference, **vars(found)})
     for name, table in (("table.csv", rows), ("differences.csv", differences)):
         with replacing(results.folder / name) as part:
             pd.DataFrame(table).to_csv(part, index=False, float_format="%.5f")

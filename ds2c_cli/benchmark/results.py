@@ -92,7 +92,7 @@ def collect(project: Project, plan: Benchmark, failed: Mapping[str, str] | None 
 
 def _left_out(project: Project, plan: Benchmark) -> list[str]:
     found = [
-        obstacle(fold, project.samples(fold.train), encoder, model)
+        obstacle(fold, project.samples(fold.train), encoder=encoder, model=model)
         for fold in plan.folds
         for encoder in plan.encoders
         for model in plan.models

@@ -44,6 +44,7 @@ def command(
     from ..benchmark.results import collect
     from ..benchmark.run import run
     from ..errors import Ds2cError, InputError
+    from ..evaluation.page import legend
 
     plan = read_benchmark(file, split_by or "")
     if dry_run:
@@ -79,6 +80,7 @@ def command(
         raise InputError(f"nothing has been scored yet in {results.folder}", "Run `ds2c benchmark` on the file.")
     for table in tables_of(plan, Board(results), brief=True):
         console.table(table.title, table.columns, table.rows)
+    console.note(legend(results.rows["scenario"].unique()))
     for reason in results.left_out:
         console.note(f"left out: {reason}")
     for sentence in results.warnings:

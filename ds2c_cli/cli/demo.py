@@ -19,12 +19,14 @@ def command(
 ) -> None:
     """Run the whole chain on two generated slides."""
     from ..demo import demo
+    from ..evaluation.page import legend
     from ..evaluation.report import tables_of
 
     with console.progress() as tell:
         shown = demo(folder, session.given_cache or folder / "cache", size_px, tell)
     for table in tables_of(shown.found):
         console.table(table.title, table.columns, table.rows)
+    console.note(legend(shown.found.rows["scenario"].unique()))
     console.note("Generated tissue: it shows that the chain works, not how good it is on H&E.")
     console.note(f"Virtual cells: {shown.prediction}")
     console.note(f"Open the report: {shown.report}")

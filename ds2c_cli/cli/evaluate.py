@@ -24,6 +24,7 @@ def command(
 ) -> None:
     """Score predictions against single-cell truth and write a report."""
     from ..evaluation.evaluate import evaluate
+    from ..evaluation.page import legend
     from ..evaluation.report import tables_of, write_report
 
     names = listed(checkpoint) or ([] if predictions else session.project.checkpoint_names())
@@ -39,6 +40,7 @@ def command(
     report = write_report(session.project, found)
     for table in tables_of(found):
         console.table(table.title, table.columns, table.rows)
+    console.note(legend(found.rows["scenario"].unique()))
     for sentence in found.warnings:
         console.warn(sentence)
     console.result([report], {"report": report, "metrics": found.folder / "metrics.json",

@@ -102,7 +102,7 @@ def evaluate(
         warnings += scored[-1].warnings(source.sample.name)
         seen.add(panel)
     folder = workspace.project.evaluation(name or _default_name(checkpoints, predictions))
-    return _written(folder, scored, warnings, without_truth)
+    return _written(folder, scored, warnings=warnings, without_truth=without_truth)
 
 
 def _of_checkpoints(workspace: Workspace, paths: Sequence[Path], samples: Sequence[Sample]) -> Iterator[Source]:
@@ -162,7 +162,7 @@ class FromFile:
             yield PredictedCells(spots, rows, context[rows], inside[rows], share_log=share_log, share=share)
 
 
-def _written(folder: Path, scored: Sequence[Scored], warnings: list[str], without_truth: str) -> Evaluated:
+def _written(folder: Path, scored: Sequence[Scored], *, warnings: list[str], without_truth: str) -> Evaluated:
     """Write metrics.json and per_gene.parquet; raises InputError where nothing was scored."""
     rows = [row for one in scored for row in one.rows]
     if without_truth and not rows:

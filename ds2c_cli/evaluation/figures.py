@@ -1,4 +1,4 @@
-"""The figures of reports: told apart in print and with any colour vision."""
+"""Draw the figures of reports: told apart in print and with any colour vision."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MOST_GENES = 200  # of the paper's curves
 
 
 def score_by_genes(
-    per_gene: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str], given_spot: Sequence[str] = ()
+    per_gene: pd.DataFrame, models: Sequence[str], *, scenarios: Sequence[str], given_spot: Sequence[str] = ()
 ) -> Figure:
-    """Mean correlation of the best k genes against k, a line a model and a panel a scenario; with its range over runs.
+    """Draw the mean correlation of the best k genes against k, a line per model, a panel per scenario, and its range.
 
     `per_gene` has model, scenario, sample, checkpoint and value; `given_spot` are dotted and thin.
     """
@@ -49,7 +49,7 @@ def score_by_genes(
 
 
 def areas(per_gene: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str]) -> pd.DataFrame:
-    """The area under each run's curve of `score_by_genes` over up to 200 genes, as a mean r: model, scenario, area."""
+    """Give the area under each run's curve over up to 200 genes, as a mean r: model, scenario, area."""
     rows = [
         {"model": model, "scenario": scenario, "area": float(curve.mean())}
         for model in models
@@ -60,7 +60,7 @@ def areas(per_gene: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str
 
 
 def ablation(table: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str]) -> Figure:
-    """`areas`: every run a dot, their mean a bar, a panel a scenario."""
+    """Draw `areas`: every run a dot, their mean a bar, a panel per scenario."""
     figure = Figure(figsize=(2.2 + 2.6 * len(scenarios), 0.9 + 0.32 * len(models)), dpi=150, layout="constrained")
     panels = figure.subplots(1, len(scenarios), squeeze=False, sharey=True)[0]
     for axes, scenario in zip(panels, scenarios, strict=True):
@@ -84,7 +84,7 @@ def ablation(table: pd.DataFrame, models: Sequence[str], scenarios: Sequence[str
 
 
 def cells_per_spot(numbers: Mapping[str, np.ndarray]) -> Figure:
-    """How many cells the spots of each sample hold, of those that hold any: an array may reach beyond the tissue."""
+    """Draw how many cells the spots of each sample hold, of those with any: an array may reach beyond the tissue."""
     figure = Figure(figsize=(7, 3), dpi=150, layout="constrained")
     axes = figure.subplots()
     numbers = {name: number[number > 0] for name, number in numbers.items()}
@@ -103,7 +103,7 @@ def cells_per_spot(numbers: Mapping[str, np.ndarray]) -> Figure:
 
 
 def painted(shown: Sequence[Painted]) -> Figure:
-    """A gene on one slide: the truth, what spots say, then every model with its r."""
+    """Draw a gene on one slide: the truth, what spots say, then every model with its r."""
     first = shown[0]
     panels = [(f"{first.gene}: truth", first.points, first.truth), ("spots", first.spot_points, first.spots)]
     panels += [(f"{one.model}, r = {one.pearson:.2f}", one.points, one.prediction) for one in shown]

@@ -1,4 +1,4 @@
-"""Scores: Pearson correlation per gene from moments that add up, and its bootstrap over spatial blocks; pure numpy."""
+"""Correlate per gene, from moments that add up, and bootstrap that over spatial blocks; pure numpy."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Moments:
             weights = generator.multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), draws)
             drawn = weights.astype(np.float32) @ flat
             n, (x, y, xx, yy, xy) = drawn[:, :1], drawn[:, 1:].reshape(draws, 5, len(used)).swapaxes(0, 1)
-            r = _correlation(n, x, y, xx, yy, xy, 1e-5)
+            r = _correlation(n, x=x, y=y, xx=xx, yy=yy, xy=xy, flat=1e-5)
             for name, genes in at.items():
                 known = np.isfinite(r[:, genes])
                 with np.errstate(invalid="ignore"):  # NaN in a resample in which every gene is constant
@@ -101,15 +101,15 @@ def _mean_and_sd(n: np.ndarray, total: np.ndarray, square: np.ndarray) -> tuple[
 
 
 def _pearson(sums: np.ndarray) -> np.ndarray:
-    """Correlation (b, genes) of sums (b, 6, genes)."""
+    """Give the correlation (b, genes) of sums (b, 6, genes)."""
     n, x, y, xx, yy, xy = np.moveaxis(sums, 1, 0)
-    return _correlation(n, x, y, xx, yy, xy, 1e-9)
+    return _correlation(n, x=x, y=y, xx=xx, yy=yy, xy=xy, flat=1e-9)
 
 
 def _correlation(
-    n: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, flat: float
+    n: np.ndarray, *, x: np.ndarray, y: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray, flat: float
 ) -> np.ndarray:
-    """Of sums; a variance below `flat` of the mean square is rounding."""
+    """Correlate, of sums; a variance below `flat` of the mean square is rounding."""
     with np.errstate(divide="ignore", invalid="ignore"):
         sxx, syy, sxy = xx - x * x / n, yy - y * y / n, xy - x * y / n
         flat_truth = sxx <= flat * np.maximum(xx, 1e-12)
@@ -131,7 +131,7 @@ class Score:
 
 
 def scores(moments: Moments, seed: int = 0) -> list[Score]:
-    """The table's gene sets: top by own score, most variable (the first genes of the panel), all.
+    """Score the table's gene sets: top by own score, most variable (the first genes of the panel), all.
 
     Genes constant in truth are left out of every set. The sets are fixed on all cells before resampling, else a
     resample would choose its own best genes and the interval would lie too high. With the same `seed` the resamples of
@@ -151,12 +151,14 @@ def scores(moments: Moments, seed: int = 0) -> list[Score]:
     rows = []
     for name, genes in sets.items():
         low, high = np.nanpercentile(bootstrap[name], [2.5, 97.5])
-        rows.append(Score(name, float(r[genes].mean()), float(low), float(high), len(genes), bootstrap[name]))
+        value = float(r[genes].mean())
+        drawn = bootstrap[name]
+        rows.append(Score(name, value=value, low=float(low), high=float(high), n_genes=len(genes), resamples=drawn))
     return rows
 
 
 def centred_by(group: np.ndarray, *matrices: np.ndarray) -> list[np.ndarray]:
-    """Each (n, g) matrix minus its mean over the rows of the same group (n,)."""
+    """Give each (n, g) matrix minus its mean over the rows of the same group (n,)."""
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(group[order]) != 0])[: len(group)]
     count = np.diff(np.r_[starts, len(group)])
@@ -171,7 +173,7 @@ def centred_by(group: np.ndarray, *matrices: np.ndarray) -> list[np.ndarray]:
 
 
 def blocks_of(points: np.ndarray, most: int = BLOCKS) -> np.ndarray:
-    """Which square of the slide each point (n, 2) lies in, (n,) int64; squares as small as `most` of them allow."""
+    """Say which square of the slide each point (n, 2) lies in, (n,) int64; squares as small as `most` of them allow."""
     if not len(points):
         return np.empty(0, np.int64)
     low, span = points.min(0), np.ptp(points, axis=0)

@@ -27,7 +27,7 @@ ALL_SCORES = (
 
 
 def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
-    """One gene set: from the image alone and, apart, given the spot; each table also as a share of the ceiling."""
+    """Give tables of one gene set: from the image alone, apart given the spot, each also as shares of the ceiling."""
     rows = found.rows[found.rows["genes"] == genes]
     share = relative_to_ceiling(rows)
     given = rows["model"].str.endswith(SEES_SPOT) | rows["model"].isin(SEE_SPOT)
@@ -109,7 +109,7 @@ def _score_by_genes(found: Evaluated) -> Figure | None:
     )
     here = table.loc[table["scenario"] == scenario, "model"].unique()
     models = sorted((m for m in here if m not in BASELINES or m in SEE_SPOT), key=_rank)
-    return score_by_genes(table, models, [scenario], SEE_SPOT)
+    return score_by_genes(table, models, scenarios=[scenario], given_spot=SEE_SPOT)
 
 
 def _painted(shown: Sequence[Painted]) -> Figure:

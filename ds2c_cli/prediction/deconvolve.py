@@ -1,4 +1,4 @@
-"""Cells given the measured spots: counts shared out inside them, and outside the model's error at the spots around."""
+"""Give cells the measured spots: share counts out inside them, and outside correct the error at the spots around."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Deconvolution:
     def first_pass(self, predictions: Iterable[PredictedCells]) -> Iterator[PredictedCells]:
         """Pass a model's predictions on, adding up those of the members of each spot."""
         for batch in predictions:
-            add_member_rates(self._rates, torch.from_numpy(batch.known_share()), batch.spot_of, batch.inside)
+            add_member_rates(
+                self._rates, torch.from_numpy(batch.known_share()), spot_of=batch.spot_of, inside=batch.inside
+            )
             yield batch
 
     def second_pass(self, predictions: Iterable[PredictedCells]) -> Iterator[PredictedCells]:
@@ -73,7 +75,7 @@ def share_out(share: torch.Tensor, spot_of: torch.Tensor, spot_counts: torch.Ten
     return part * spot_counts[spot_of]
 
 
-def add_member_rates(rates: np.ndarray, share: torch.Tensor, spot_of: np.ndarray, inside: np.ndarray) -> None:
+def add_member_rates(rates: np.ndarray, share: torch.Tensor, *, spot_of: np.ndarray, inside: np.ndarray) -> None:
     """Add the shares (c, G) of members (c,) to the rates (S, G) of their spots (c,), in place."""
     member = torch.from_numpy(inside)
     torch.from_numpy(rates).index_add_(0, torch.from_numpy(spot_of)[member], share[member])

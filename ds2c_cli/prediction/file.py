@@ -1,4 +1,4 @@
-"""Predictions as AnnData: matrices are written and read a few cells at a time, never whole in memory."""
+"""Keep predictions as AnnData: matrices are written and read a few cells at a time, never whole in memory."""
 
 from __future__ import annotations
 
@@ -50,22 +50,32 @@ class MatrixOnDisk:
 def create_predictions(
     path: Path,
     obs: pd.DataFrame,
+    *,
     genes: Sequence[str],
     obsm: dict[str, np.ndarray],
     info: PredictionInfo,
     counts: bool,
-    spread: bool = False,
+    predictive_sd: bool = False,
 ) -> Iterator[dict[str, MatrixOnDisk]]:
-    """An h5ad with empty matrices, and these to be written.
+    """Make an h5ad with empty matrices, to be written in any order of rows: they are contiguous in the file.
 
-    Keys: `X`, `spot_share` and, with `counts`, `counts`, with `spread`, `spot_share_sd`. The matrices are contiguous in
-    the file, so that rows can be written in any order; `info` becomes uns["ds2c"] as JSON.
+    Args:
+        path: The file.
+        obs: The cells.
+        genes: Names of the columns.
+        obsm: Where the cells are.
+        info: Becomes uns["ds2c"] as JSON.
+        counts: Whether there is a matrix of counts.
+        predictive_sd: Whether there is one of the SD of `spot_share`.
+
+    Yields:
+        The matrices: `X`, `spot_share` and, where asked for, `counts` and `spot_share_sd`.
     """
     table = anndata.AnnData(obs=obs, var=pd.DataFrame(index=pd.Index(list(genes))), obsm=obsm)
     table.uns[schema.UNS] = json.dumps(info.document())
     table.write_h5ad(path)
     names = {"X": "X", schema.LAYER_SPOT_SHARE: f"layers/{schema.LAYER_SPOT_SHARE}"}
-    if spread:
+    if predictive_sd:
         names[schema.LAYER_SD] = f"layers/{schema.LAYER_SD}"
     if counts:
         names[schema.LAYER_COUNTS] = f"layers/{schema.LAYER_COUNTS}"

@@ -1,4 +1,4 @@
-"""Step 4: a trained model gives every cell its virtual expression."""
+"""Step 4: give every cell its virtual expression, by a trained model."""
 
 from __future__ import annotations
 
@@ -117,7 +117,13 @@ class _Order:
         with (
             replacing(self.path) as part,
             create_predictions(
-                part, obs, self.checkpoint.genes, obsm, self._info(), deconvolved, self.uncertainty
+                part,
+                obs,
+                genes=self.checkpoint.genes,
+                obsm=obsm,
+                info=self._info(),
+                counts=deconvolved,
+                predictive_sd=self.uncertainty,
             ) as matrices,
         ):
             for batch in predictions:
