@@ -106,7 +106,7 @@ def parts(project: Project, encoder: str, root: Path) -> dict[str, float]:
     tile_px = about.preprocessing.tile_px
     boxes = step("read tables", lambda: np.concatenate([sample.cell_boxes(), sample.spot_boxes()]))
     unique = step("each box once", lambda: np.unique(boxes, axis=0))
-    keys = step("keys", lambda: tile_keys(sample.slide_fingerprint, unique, tile_px))
+    keys = step("keys", lambda: tile_keys(sample.slide_fingerprint, unique, tile_px=tile_px))
     step("look up", lambda: cache.missing(keys))
     step("plan, with tables read", lambda: plan([sample], cache, about.description))
     return seconds

@@ -50,7 +50,7 @@ def main() -> None:
         specified(options, options.precision) as specification,
     ):
         (sample,) = project.samples()
-        encoder = Encoder(specification, device, options.batch_size)
+        encoder = Encoder(specification, device, batch_size=options.batch_size)
         network = build(specification).to(device)
         spots = tiles_by_spot(sample, options.tiles)
         with TemporaryDirectory(prefix="ds2c-benchmark-") as folder:
@@ -133,7 +133,7 @@ def end_to_end(
     sample: Sample, boxes: np.ndarray, specification: Specification, device: torch.device, batch_size: int
 ) -> Spent:
     """`ds2c embed` from opening the slide to the published segment, into an empty cache; the model is loaded before."""
-    keys = tile_keys(sample.slide_fingerprint, boxes, specification.preprocessing.tile_px)
+    keys = tile_keys(sample.slide_fingerprint, boxes, tile_px=specification.preprocessing.tile_px)
     blocks = [
         Block(
             sample=sample.name,

@@ -134,7 +134,7 @@ def embedded(project: Project, cache: Path, encoder: str) -> tuple[list[bytes], 
 
 def described(encoder: str) -> EncoderDescription:
     """What the encoder says of itself."""
-    return specify(encoder, "", "cpu", "auto").description
+    return specify(encoder, "", device="cpu", precision="auto").description
 
 
 def timed(project: Project, cache: Path, encoder: str) -> float:
@@ -155,7 +155,7 @@ def one_round(
 ) -> dict[str, Any]:
     """Four writers, two readers, one kill, one run that goes on; and what is in the cache at the end."""
     keys, expected = reference
-    fingerprint = specify(encoder, "", "cpu", "auto").fingerprint
+    fingerprint = specify(encoder, "", device="cpu", precision="auto").fingerprint
     context = multiprocessing.get_context("spawn")
     stop, told = context.Event(), context.Queue()
     readers = [

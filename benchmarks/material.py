@@ -61,7 +61,7 @@ def specified(options: argparse.Namespace, precision: str) -> Iterator[Specifica
         weights = options.weights
         if options.random_weights:
             weights = str(random_checkpoint(options.encoder, Path(folder)))
-        yield specify(options.encoder, weights, options.device, precision)
+        yield specify(options.encoder, weights, device=options.device, precision=precision)
 
 
 def random_checkpoint(encoder: str, folder: Path) -> Path:

@@ -31,7 +31,7 @@ def main() -> None:
         encoders = {}
         for precision in PRECISIONS:
             with specified(options, precision) as one:
-                encoders[precision] = Encoder(one, device, options.batch_size)
+                encoders[precision] = Encoder(one, device, batch_size=options.batch_size)
         vectors, rates = embedded(tiles, encoders, device)
     vectors[STORED] = vectors[EXACT].astype(np.float16).astype(np.float32)
     centre = vectors[EXACT].mean(0)

@@ -78,7 +78,7 @@ def test_an_archived_cache_is_read_for_an_archived_embedding(project, encoder, f
     sample = project.sample("two")
     boxes, keys = tiles_of(sample, record.description)
     assert not cache.missing(keys).any()
-    vectors = embeddings_of(cache, sample, boxes, record.description)
+    vectors = embeddings_of(sample, boxes, cache=cache, encoder=record.description)
     assert vectors.shape == (len(boxes), record.description.dimension)
     assert np.isfinite(vectors).all()
     assert vectors.std(0).max() > 0

@@ -45,7 +45,7 @@ def opened(root: Path, dimension: int = DIMENSION) -> Cache:
 def tiles(n: int, start: int = 0) -> list[bytes]:
     """Keys of tiles start to start + n of a slide."""
     x = np.arange(start, start + n)
-    return tile_keys("slide", np.column_stack([x, x, np.full(n, 50)]), 224)
+    return tile_keys("slide", np.column_stack([x, x, np.full(n, 50)]), tile_px=224)
 
 
 def embeddings(n: int, start: int = 0, dimension: int = DIMENSION) -> np.ndarray:
@@ -119,11 +119,11 @@ def killed(work: Callable[[], None]) -> None:
 def test_a_key_covers_slide_box_and_target_size() -> None:
     box = np.array([[10, 20, 50]])
     keys = {
-        tile_keys("slide", box, 224)[0],
-        tile_keys("slide", box, 256)[0],
-        tile_keys("other", box, 224)[0],
-        *(tile_keys("slide", box + shift, 224)[0] for shift in np.eye(3, dtype=np.int64)),
-        tile_keys("slide", -box, 224)[0],  # over the border
+        tile_keys("slide", box, tile_px=224)[0],
+        tile_keys("slide", box, tile_px=256)[0],
+        tile_keys("other", box, tile_px=224)[0],
+        *(tile_keys("slide", box + shift, tile_px=224)[0] for shift in np.eye(3, dtype=np.int64)),
+        tile_keys("slide", -box, tile_px=224)[0],  # over the border
     }
     assert len(keys) == 7
     assert {len(key) for key in keys} == {16}
@@ -132,15 +132,15 @@ def test_a_key_covers_slide_box_and_target_size() -> None:
 def test_keys_do_not_change_between_releases() -> None:
     """Or every cache there is would be empty."""
     boxes = np.array([[10, -20, 50]], np.int32)
-    assert tile_keys("slide", boxes, 224)[0].hex() == "c272a6c5b7459c4bea46566cdfc74db4"
+    assert tile_keys("slide", boxes, tile_px=224)[0].hex() == "c272a6c5b7459c4bea46566cdfc74db4"
     packed = b"slide\0" + b"224\0" + np.array([10, -20, 50], "<i8").tobytes()
-    assert tile_keys("slide", boxes, 224) == [hashlib.blake2b(packed, digest_size=16).digest()]
+    assert tile_keys("slide", boxes, tile_px=224) == [hashlib.blake2b(packed, digest_size=16).digest()]
 
 
 def test_keys_are_of_whole_pixels() -> None:
-    assert tile_keys("slide", np.empty((0, 3), np.int64), 224) == []
+    assert tile_keys("slide", np.empty((0, 3), np.int64), tile_px=224) == []
     with pytest.raises(ValueError, match="whole numbers"):
-        tile_keys("slide", np.array([[0.5, 1, 2]]), 224)
+        tile_keys("slide", np.array([[0.5, 1, 2]]), tile_px=224)
 
 
 # What goes in comes out

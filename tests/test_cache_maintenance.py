@@ -305,8 +305,8 @@ def test_a_merged_vector_takes_little_more_than_its_numbers(root: Path, dimensio
 def pruned(root: Path, **chosen: object) -> upkeep.Changed:
     wanted = str(chosen.pop("wanted", ""))
     doomed = upkeep.selection(root, wanted, **chosen)  # type: ignore[arg-type]
-    (dry,) = upkeep.prune(root, wanted, doomed, dry_run=True)
-    (done,) = upkeep.prune(root, wanted, doomed)
+    (dry,) = upkeep.prune(root, wanted, doomed=doomed, dry_run=True)
+    (done,) = upkeep.prune(root, wanted, doomed=doomed)
     assert dry.tiles_removed == done.tiles_removed
     return done
 
@@ -372,7 +372,7 @@ def test_prune_leaves_a_damaged_segment_that_it_would_have_to_copy(root: Path) -
         writer.append(TWO, tiles(100, 300), embeddings(100, 300))
     (segment,) = segments(root)
     flip(segment, embeddings(1, 20)[0])
-    (done,) = upkeep.prune(root, "", upkeep.selection(root, "", [TWO.fingerprint]))
+    (done,) = upkeep.prune(root, "", doomed=upkeep.selection(root, "", slides=[TWO.fingerprint]))
     assert done.skipped == [segment.name]
     assert done.tiles_removed == 0
     assert segments(root) == [segment]
@@ -386,7 +386,7 @@ def test_a_slide_travels_in_one_file(root: Path, tmp_path: Path) -> None:
     filled(root, 300, 200)  # a hundred again
     filled(root, 50, 600, TWO)
     (encoder,) = upkeep.encoders(root)
-    done = export_slide(encoder, ONE.fingerprint, tmp_path / "one.h5")
+    done = export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5")
     assert done.tiles == 500
     elsewhere = tmp_path / "elsewhere"
     assert import_slide(elsewhere, done.path, dry_run=True).added == 500
@@ -402,7 +402,7 @@ def test_a_slide_travels_in_one_file(root: Path, tmp_path: Path) -> None:
 def test_an_export_is_plain_hdf5(root: Path, tmp_path: Path) -> None:
     filled(root, 300)
     (encoder,) = upkeep.encoders(root)
-    export_slide(encoder, ONE.fingerprint, tmp_path / "one.h5")
+    export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5")
     with h5py.File(tmp_path / "one.h5") as file:
         assert json.loads(file.attrs["encoder"])["encoder"] == "phikon-v2"
         order = [tiles(300).index(bytes(key)) for key in file["keys"][:]]
@@ -413,7 +413,7 @@ def test_nothing_to_export_is_an_error_and_no_file(root: Path, tmp_path: Path) -
     filled(root, 3)
     (encoder,) = upkeep.encoders(root)
     with pytest.raises(InputError, match="no sound phikon-v2 embedding"):
-        export_slide(encoder, TWO.fingerprint, tmp_path / "two.h5")
+        export_slide(encoder, TWO.fingerprint, path=tmp_path / "two.h5")
     assert not list(tmp_path.glob("*.h5"))
 
 
@@ -421,7 +421,7 @@ def test_nothing_to_export_is_an_error_and_no_file(root: Path, tmp_path: Path) -
 def test_a_damaged_export_is_refused_whole(root: Path, tmp_path: Path, place: float) -> None:
     filled(root, 2000)
     (encoder,) = upkeep.encoders(root)
-    path = export_slide(encoder, ONE.fingerprint, tmp_path / "one.h5").path
+    path = export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5").path
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1
     path.write_bytes(content)
@@ -454,7 +454,7 @@ def damage_place(file: h5py.File) -> None:
 def test_a_file_that_is_no_export_is_refused(root: Path, tmp_path: Path, damage: Callable[[h5py.File], None]) -> None:
     filled(root, 300)
     (encoder,) = upkeep.encoders(root)
-    path = export_slide(encoder, ONE.fingerprint, tmp_path / "one.h5").path
+    path = export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5").path
     with h5py.File(path, "r+") as file:
         damage(file)
     with pytest.raises(InputError, match=str(path)):

@@ -175,7 +175,7 @@ COLOUR = encoder_description(encoder="colour", tile_px=0)
 
 
 def vectors(cache, sample, boxes):
-    return torch.from_numpy(cache.get(tile_keys(sample.slide_fingerprint, boxes, 0)).astype(np.float32))
+    return torch.from_numpy(cache.get(tile_keys(sample.slide_fingerprint, boxes, tile_px=0)).astype(np.float32))
 
 
 @pytest.mark.parametrize("outside", [False, True])

@@ -133,7 +133,7 @@ def test_the_mean_of_the_patch_tokens_leaves_registers_out(snapshot, monkeypatch
     pixels = torch.from_numpy((tile / 255 - IMAGENET[0]) / IMAGENET[1]).float().permute(2, 0, 1)[None]
     with torch.inference_mode():
         tokens = original(pixels).last_hidden_state[0]
-    (ours,) = load("both", str(folder), "cpu")([tile])
+    (ours,) = load("both", str(folder), device="cpu")([tile])
     np.testing.assert_allclose(ours, torch.cat([tokens[0], tokens[4:].mean(0)]), atol=1e-4)
 
 
@@ -148,7 +148,7 @@ def test_a_tile_goes_through_as_through_the_original_processor(snapshot, small_p
     with torch.inference_mode():
         pixels = processor([Image.fromarray(tile) for tile in tiles], return_tensors="pt")["pixel_values"]
         theirs = original(pixels).last_hidden_state[:, 0].numpy()
-    ours = load("phikon-v2", str(folder), "cpu", "fp32")(tiles)
+    ours = load("phikon-v2", str(folder), device="cpu", precision="fp32")(tiles)
     assert np.abs(ours - theirs).max() < tolerance * theirs.std()
 
 
@@ -177,7 +177,7 @@ def test_a_config_entry_that_is_not_known_is_refused_by_name(snapshot, small_phi
     (name,) = entries
     name = key.get(name, name.removeprefix("image_"))
     with pytest.raises(WeightsError, match=name) as error:
-        load("phikon-v2", str(folder), "cpu")
+        load("phikon-v2", str(folder), device="cpu")
     assert str(folder) in error.value.hint or "hf-hub:owkin/phikon-v2" in error.value.hint
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_snapshot_is_a_weights_error(snapshot, small_phikon):
 
     def refused():
         with pytest.raises(WeightsError) as error:
-            load("phikon-v2", str(folder), "cpu")
+            load("phikon-v2", str(folder), device="cpu")
         assert error.value.exit_code == 4
         assert str(folder) in error.value.message + error.value.hint
 
@@ -214,7 +214,7 @@ def test_a_damaged_snapshot_is_a_weights_error(snapshot, small_phikon):
 def test_weights_of_another_width_are_refused(snapshot):
     folder, _ = snapshot()
     with pytest.raises(WeightsError, match=r"dimension 1024, these weights 32"):
-        load("phikon-v2", str(folder), "cpu")
+        load("phikon-v2", str(folder), device="cpu")
 
 
 # Where weights come from
@@ -315,7 +315,9 @@ def test_a_timm_folder_is_fed_and_pooled_as_its_config_says(timm_folder, pool):
     names = ("interpolation", "mean", "std", "crop_pct", "crop_mode")
     transform = create_transform(tuple(said["input_size"]), **{name: said[name] for name in names})
     encoder = load(str(folder), device="cpu")
-    assert encoder.specification.preprocessing == Preprocessing((0.6, 0.5, 0.4), (0.2, 0.3, 0.4), 96, 106, "bilinear")
+    assert encoder.specification.preprocessing == Preprocessing(
+        (0.6, 0.5, 0.4), (0.2, 0.3, 0.4), tile_px=96, resize_px=106, interpolation="bilinear"
+    )
     tiles = [tissue(side, side) for side in (60, 106, 140)]
     with torch.inference_mode():
         theirs = network(torch.stack([transform(Image.fromarray(tile)) for tile in tiles])).numpy()
@@ -327,7 +329,10 @@ def test_positions_of_another_resolution_are_resampled_as_timm_does(timm_folder,
     folder, network, _ = timm_folder()
     recipe = encoders.Recipe("small", repository="x/y", pooling=Pooling.CLS, dimension=32)
     recipe = dataclasses.replace(
-        recipe, preprocessing=Preprocessing((0.6, 0.5, 0.4), (0.2, 0.3, 0.4), 64, 0, "bilinear")
+        recipe,
+        preprocessing=Preprocessing(
+            (0.6, 0.5, 0.4), (0.2, 0.3, 0.4), tile_px=64, resize_px=0, interpolation="bilinear"
+        ),
     )
     monkeypatch.setitem(encoders.RECIPES, "small", recipe)
     network.set_input_size((64, 64))
@@ -335,22 +340,27 @@ def test_positions_of_another_resolution_are_resampled_as_timm_does(timm_folder,
     pixels = torch.from_numpy((tile / 255 - (0.6, 0.5, 0.4)) / (0.2, 0.3, 0.4)).float().permute(2, 0, 1)[None]
     with torch.inference_mode():
         theirs = network(pixels).numpy()
-    np.testing.assert_allclose(load("small", str(folder), "cpu")([tile]), theirs, atol=1e-4)
+    np.testing.assert_allclose(load("small", str(folder), device="cpu")([tile]), theirs, atol=1e-4)
 
 
 def test_a_config_that_contradicts_the_registry_is_an_error_that_shows_both(timm_folder, monkeypatch):
     folder, _, _ = timm_folder()
     recipe = encoders.Recipe("small", repository="x/y", pooling=Pooling.CLS, dimension=32)
-    recipe = dataclasses.replace(recipe, preprocessing=Preprocessing((0.5,) * 3, (0.2, 0.3, 0.4), 96, 0, "bilinear"))
+    recipe = dataclasses.replace(
+        recipe,
+        preprocessing=Preprocessing((0.5,) * 3, (0.2, 0.3, 0.4), tile_px=96, resize_px=0, interpolation="bilinear"),
+    )
     monkeypatch.setitem(encoders.RECIPES, "small", recipe)
     with pytest.raises(WeightsError, match=r"mean = \(0.6, 0.5, 0.4\), the registry \(0.5, 0.5, 0.5\)") as error:
-        load("small", str(folder), "cpu")
+        load("small", str(folder), device="cpu")
     assert "--encoder hf-hub:x/y" in error.value.hint
     monkeypatch.setitem(encoders.RECIPES, "small", dataclasses.replace(recipe, overrules=("mean",)))
-    assert load("small", str(folder), "cpu").specification.preprocessing.mean == (0.5,) * 3
-    silent = dataclasses.replace(recipe, preprocessing=Preprocessing((0.6, 0.5, 0.4), (0.2, 0.3, 0.4), 96, 0, ""))
+    assert load("small", str(folder), device="cpu").specification.preprocessing.mean == (0.5,) * 3
+    silent = dataclasses.replace(
+        recipe, preprocessing=Preprocessing((0.6, 0.5, 0.4), (0.2, 0.3, 0.4), tile_px=96, resize_px=0, interpolation="")
+    )
     monkeypatch.setitem(encoders.RECIPES, "small", silent)
-    assert load("small", str(folder), "cpu").specification.preprocessing.interpolation == "bilinear"
+    assert load("small", str(folder), device="cpu").specification.preprocessing.interpolation == "bilinear"
 
 
 def test_a_file_alone_does_not_say_how_tiles_are_prepared(tmp_path):
@@ -362,7 +372,7 @@ def test_a_file_alone_does_not_say_how_tiles_are_prepared(tmp_path):
         state = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
     save_file({name: torch.zeros(tensor.shape) for name, tensor in state.items()}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match="nothing says how tiles are prepared for lunit-vits16") as error:
-        load("lunit-vits16", str(tmp_path / "w.safetensors"), "cpu")
+        load("lunit-vits16", str(tmp_path / "w.safetensors"), device="cpu")
     assert "config.json" in error.value.hint
 
 
@@ -436,7 +446,7 @@ def test_timms_names_are_known_with_their_own_preprocessing(timm_folder, tmp_pat
 
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "any-name.safetensors")
-    encoder = load("timm:test_vit", str(tmp_path / "any-name.safetensors"), "cpu")
+    encoder = load("timm:test_vit", str(tmp_path / "any-name.safetensors"), device="cpu")
     said = timm.get_pretrained_cfg("test_vit")
     of = encoder.specification.preprocessing
     assert (of.mean, of.std, of.tile_px) == (said.mean, said.std, said.input_size[1])
@@ -447,7 +457,7 @@ def test_timms_names_are_known_with_their_own_preprocessing(timm_folder, tmp_pat
 
 def test_a_folder_that_lacks_files_names_them(tmp_path):
     with pytest.raises(WeightsError, match=r"lacks config.json, model.safetensors"):
-        load("phikon-v2", str(tmp_path), "cpu")
+        load("phikon-v2", str(tmp_path), device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -469,7 +479,7 @@ def test_a_processor_that_names_no_filter_has_that_of_its_kind(snapshot, kind, i
 def test_the_registry_knows_how_to_feed_a_repository_without_a_processor(snapshot, small_phikon):
     folder, _ = snapshot()
     (folder / "preprocessor_config.json").unlink()
-    assert specify("phikon-v2", str(folder), "cpu").preprocessing == PHIKON.preprocessing
+    assert specify("phikon-v2", str(folder), device="cpu").preprocessing == PHIKON.preprocessing
     with pytest.raises(WeightsError, match=r"preprocessor_config\.json is not beside the weights"):
         specify(str(folder), device="cpu")
 
@@ -684,7 +694,7 @@ def test_lite0_refuses_another_file(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     for name in ("other.pth", "text.pth", "tensor.pth", "absent.pth"):
         with pytest.raises(WeightsError) as error:
-            load("imagenet-lite0", str(tmp_path / name), "cpu")
+            load("imagenet-lite0", str(tmp_path / name), device="cpu")
         assert name in error.value.message + error.value.hint
 
 
@@ -696,16 +706,19 @@ def test_the_fingerprint_is_of_the_weights_bytes_and_not_of_their_path(lite0_enc
     moved = tmp_path / "elsewhere" / "renamed.pth"
     moved.parent.mkdir()
     moved.write_bytes(file.read_bytes())
-    again = load("imagenet-lite0", str(moved), "cpu", "fp32")
+    again = load("imagenet-lite0", str(moved), device="cpu", precision="fp32")
     assert again.specification.fingerprint == lite0_encoder.specification.fingerprint
     tensors = torch.load(moved, weights_only=True)
     next(iter(tensors.values()))[0] += 1e-3
     torch.save(tensors, moved)
-    assert specify("imagenet-lite0", str(moved), "cpu").fingerprint != lite0_encoder.specification.fingerprint
+    assert specify("imagenet-lite0", str(moved), device="cpu").fingerprint != lite0_encoder.specification.fingerprint
 
 
 def test_the_fingerprint_tells_precisions_apart(lite0_encoder):
-    of = {precision: specify("imagenet-lite0", "", "cpu", precision).fingerprint for precision in PRECISIONS}
+    of = {
+        precision: specify("imagenet-lite0", "", device="cpu", precision=precision).fingerprint
+        for precision in PRECISIONS
+    }
     assert len(set(of.values())) == len(PRECISIONS)
     assert of["fp32"] == lite0_encoder.specification.fingerprint
     assert specify("imagenet-lite0", device="cpu").fingerprint == of["fp32"]  # auto on a CPU
@@ -765,7 +778,7 @@ def test_weights_that_are_the_random_start_do_not_pass(tmp_path):
     torch.manual_seed(0)
     torch.save(FORMATS["lite"].network(LITE0).network.state_dict(), tmp_path / "random.pth")
     with pytest.raises(WeightsError, match="as random as it was made"):
-        check.check("imagenet-lite0", str(tmp_path / "random.pth"), "cpu")
+        check.check("imagenet-lite0", str(tmp_path / "random.pth"), device="cpu")
 
 
 def test_other_embeddings_than_the_stored_do_not_pass(monkeypatch):

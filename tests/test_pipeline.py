@@ -103,7 +103,7 @@ def test_two_devices_are_two_processes_that_share_the_work(project, tmp_path):
 def test_an_error_in_one_process_is_the_error_of_the_run(project, tmp_path):
     weights = tmp_path / "lite0.pth"
     weights.write_bytes(specify("imagenet-lite0").snapshot.weights.read_bytes())
-    specification = specify("imagenet-lite0", str(weights), "cpu")
+    specification = specify("imagenet-lite0", str(weights), device="cpu")
     assert specification.fingerprint  # hashed while the file was whole
     weights.write_bytes(b"damaged since")
     cache = Cache(tmp_path / "cache", specification.fingerprint, 224)
@@ -273,7 +273,7 @@ def test_tiles_that_wait_for_their_batch_do_not_hold_their_block():
 
 def test_readers_are_only_a_few_blocks_ahead(monkeypatch):
     started = []
-    monkeypatch.setattr(pipeline, "_open_checked", lambda *_: None)
+    monkeypatch.setattr(pipeline, "_open_checked", lambda *_, **__: None)
     monkeypatch.setattr(pipeline, "crop_block", lambda slide, boxes: started.append(1) or [])
     blocks = [block_of(np.zeros((0, 3)), []) for _ in range(50)]
     for taken, _ in enumerate(pipeline._read_ahead(blocks, readers=3, failures={})):
@@ -286,8 +286,8 @@ def test_an_asynchronous_encoder_has_a_second_batch_under_way(project, tmp_path,
     order = []
 
     class Asynchronous(pipeline.Encoder):
-        def __init__(self, *words):
-            super().__init__(*words)
+        def __init__(self, *words, **more):
+            super().__init__(*words, **more)
             self.asynchronous = True
 
         def pack(self, tiles):

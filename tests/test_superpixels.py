@@ -51,7 +51,7 @@ def position_maps(boxes):
 
 @pytest.fixture(scope="module")
 def loaded(sample):
-    return load_superpixels(sample, np.arange(len(sample.cells)), SIDE, position_maps)
+    return load_superpixels(sample, np.arange(len(sample.cells)), side=SIDE, maps_of=position_maps)
 
 
 def test_each_superpixel_has_its_place_of_the_fine_and_of_the_coarse_map(loaded):
@@ -104,7 +104,10 @@ def test_around_are_the_eight_that_touch(loaded):
 def test_the_maps_that_are_embedded_cover_all_that_is_read(sample):
     asked = []
     load_superpixels(
-        sample, np.arange(len(sample.cells)), SIDE, lambda boxes: asked.append(boxes) or position_maps(boxes)
+        sample,
+        np.arange(len(sample.cells)),
+        side=SIDE,
+        maps_of=lambda boxes: asked.append(boxes) or position_maps(boxes),
     )
     planned = {tuple(box) for box in map_boxes(sample, SIDE)}
     assert {tuple(box) for boxes in asked for box in boxes} == planned

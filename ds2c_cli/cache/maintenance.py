@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import lmdb
 import numpy as np
@@ -32,17 +32,43 @@ QUARANTINE = "quarantine"
 NOBODY = SlideName("", "")
 
 
+class SlideTiles(TypedDict):
+    """How many tiles of a slide a segment holds."""
+
+    fingerprint: str
+    path: str
+    tiles: int
+
+
+class SegmentAbout(TypedDict):
+    """What the file beside a segment says of it."""
+
+    tiles: int
+    bytes: int
+    sha256: str
+    created: str  # ISO 8601
+    slides: list[SlideTiles]
+
+
+class Lost(TypedDict):
+    """How many tiles of a slide (its fingerprint, and its path for people) went with a damaged segment."""
+
+    slide: str
+    path: str
+    tiles: int
+
+
 @dataclass(frozen=True)
 class Stored:
-    """A published segment, as the file beside it says; `about` is empty where that is gone or damaged."""
+    """A published segment, as the file beside it says; `about` is None where that is gone or damaged."""
 
     path: Path
     bytes: int
-    about: dict[str, Any]
+    about: SegmentAbout | None
 
     @property
     def tiles(self) -> int:
-        return int(self.about.get("tiles", 0))
+        return int(self.about.get("tiles", 0)) if self.about else 0
 
     @property
     def created(self) -> float:
@@ -68,8 +94,8 @@ class Encoder:
         return self.folder.name
 
     @cached_property
-    def description(self) -> dict[str, Any]:
-        """What its encoder.json says; raises Ds2cError where that is damaged."""
+    def description(self) -> dict[str, object]:
+        """Read its encoder.json, whatever else it says; raises Ds2cError where that is damaged."""
         path = self.folder / "encoder.json"
         try:
             about = json.loads(path.read_text())
@@ -79,11 +105,13 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        return self.description["encoder"]
+        return str(self.description["encoder"])
 
     @property
     def dimension(self) -> int:
-        return self.description["dimension"]
+        dimension = self.description["dimension"]
+        assert isinstance(dimension, int)
+        return dimension
 
     def cache(self) -> Cache:
         """Its embeddings."""
@@ -123,7 +151,7 @@ class Verified:
     tiles: int
     damage: str = ""  # empty: it is sound
     rescued: int = 0
-    lost: list[dict[str, Any]] = field(default_factory=list)  # slide, path and tiles that its sound packs lack
+    lost: list[Lost] = field(default_factory=list)  # what its sound packs lack
 
 
 @dataclass
@@ -165,13 +193,21 @@ def holdings(root: Path, wanted: str = "") -> list[Holding]:
             for slide, count in slides.items():
                 size[slide] += round(segment.bytes * count / slides.total()) if segment.tiles else segment.bytes
         found += [
-            Holding(encoder.name, encoder.fingerprint, encoder.dimension, *slide, tiles[slide], size[slide])
+            Holding(
+                encoder=encoder.name,
+                fingerprint=encoder.fingerprint,
+                dimension=encoder.dimension,
+                slide=slide.fingerprint,
+                path=slide.path,
+                tiles=tiles[slide],
+                bytes=size[slide],
+            )
             for slide in sorted(size)
         ]
     return found
 
 
-def verify(root: Path, wanted: str = "", dry_run: bool = False, progress: Progress = silent) -> list[Verified]:
+def verify(root: Path, wanted: str = "", *, dry_run: bool = False, progress: Progress = silent) -> list[Verified]:
     """Check every segment against its sha256, and every pack of one that fails against the pack's checksum.
 
     The sound packs of a damaged segment are published anew and its file is moved to `quarantine`, unless `dry_run`.
@@ -181,13 +217,18 @@ def verify(root: Path, wanted: str = "", dry_run: bool = False, progress: Progre
     for encoder, segment in work:
         progress("verify", done, total, segment.path.name)
         done += segment.bytes
-        results.append(_verify_one(encoder, segment, dry_run))
+        results.append(_verify_one(encoder, segment, dry_run=dry_run))
     progress("verify", done, total, "bytes")
     return results
 
 
 def merge(
-    root: Path, wanted: str = "", grace_hours: float = GRACE_HOURS, dry_run: bool = False, progress: Progress = silent
+    root: Path,
+    wanted: str = "",
+    *,
+    grace_hours: float = GRACE_HOURS,
+    dry_run: bool = False,
+    progress: Progress = silent,
 ) -> list[Changed]:
     """Fold every encoder's small segments into large ones of full packs, each tile once.
 
@@ -200,14 +241,14 @@ def merge(
         small = [segment for segment in before if segment.bytes < MERGED_BYTES // 2]
         skipped: list[str] = []
         if len(small) > 1 and not dry_run:
-            skipped = _rewrite(encoder, small, (), progress)
+            skipped = _rewrite(encoder, small, leave_out=(), progress=progress)
             for segment in small:
                 if segment.path.name not in skipped:
                     with writing_to(encoder.folder):
                         _mark(segment.path).touch()
         if not dry_run:
             _sweep(encoder, grace_hours)
-        results.append(_changed(encoder, before, skipped))
+        results.append(_changed(encoder, before, skipped=skipped))
         if dry_run and len(small) > 1:  # at most so many bytes: what tiles they share is not known before
             results[-1].segments_after -= len(small) - math.ceil(sum(one.bytes for one in small) / MERGED_BYTES)
     return results
@@ -216,6 +257,7 @@ def merge(
 def prune(
     root: Path,
     wanted: str,
+    *,
     doomed: Callable[[Stored, SlideName], bool],
     dry_run: bool = False,
     progress: Progress = silent,
@@ -235,7 +277,7 @@ def prune(
         skipped: list[str] = []
         if not dry_run:
             if part:
-                skipped = _rewrite(encoder, part, going, progress)
+                skipped = _rewrite(encoder, part, leave_out=going, progress=progress)
             for segment in [*whole, *part]:
                 if segment.path.name not in skipped:
                     delete(segment.path)
@@ -244,7 +286,7 @@ def prune(
                     shutil.rmtree(encoder.folder)
             else:
                 _sweep(encoder, 0.0)
-        done = _changed(encoder, before, skipped)
+        done = _changed(encoder, before, skipped=skipped)
         done.tiles_removed = sum(count for path, count in removed.items() if path.name not in skipped)
         if dry_run:
             done.segments_after -= len(whole)
@@ -257,6 +299,7 @@ def prune(
 def selection(
     root: Path,
     wanted: str,
+    *,
     slides: Sequence[str] = (),
     known: Collection[str] | None = None,
     older_than_days: float | None = None,
@@ -281,12 +324,12 @@ def selection(
         limit = time.time() - 86_400 * older_than_days
         return lambda segment, slide: segment.created < limit
     if most_gb is not None:
-        over = _oldest_over(root, wanted, int(most_gb * 1e9))
+        over = _oldest_over(root, wanted, most_bytes=int(most_gb * 1e9))
         return lambda segment, slide: segment.path in over
     return lambda segment, slide: True
 
 
-def _oldest_over(root: Path, wanted: str, most_bytes: int) -> set[Path]:
+def _oldest_over(root: Path, wanted: str, *, most_bytes: int) -> set[Path]:
     """The oldest segments without which the encoders `wanted` take at most so many bytes."""
     segments = [segment for encoder in encoders(root, wanted) for segment in encoder.segments()]
     size, over = sum(segment.bytes for segment in segments), set()
@@ -317,11 +360,12 @@ def delete(path: Path) -> None:
             mark.unlink(missing_ok=True)
 
 
-def _verify_one(encoder: Encoder, segment: Stored, dry_run: bool) -> Verified:
+def _verify_one(encoder: Encoder, segment: Stored, *, dry_run: bool) -> Verified:
+    """Check one segment; unless `dry_run`, publish what is sound of a damaged one anew and move it aside."""
     found = Verified(encoder.name, encoder.fingerprint, segment.path.name, segment.tiles)
     with segment.path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    if digest == segment.about.get("sha256"):
+    if segment.about and digest == segment.about.get("sha256"):
         for mark in [] if dry_run else encoder.folder.glob(f"{segment.path.name}.damaged-*"):
             mark.unlink(missing_ok=True)  # it could not be read once, and can now
         return found
@@ -347,7 +391,7 @@ def _verify_one(encoder: Encoder, segment: Stored, dry_run: bool) -> Verified:
 
 
 def _rewrite(
-    encoder: Encoder, segments: Sequence[Stored], leave_out: Collection[SlideName], progress: Progress
+    encoder: Encoder, segments: Sequence[Stored], *, leave_out: Collection[SlideName], progress: Progress
 ) -> list[str]:
     """Publish the tiles of these segments anew, each once and a slide's together, but for those of some slides.
 
@@ -389,16 +433,16 @@ def _rewrite(
     return damaged
 
 
-def _changed(encoder: Encoder, before: Sequence[Stored], skipped: list[str]) -> Changed:
-    """An encoder's segments as they were and as they are."""
+def _changed(encoder: Encoder, before: Sequence[Stored], *, skipped: list[str]) -> Changed:
+    """Compare an encoder's segments as they were with those it has now."""
     after = encoder.segments()
     return Changed(
-        encoder.name,
-        encoder.fingerprint,
-        len(before),
-        len(after),
-        sum(segment.bytes for segment in before),
-        sum(segment.bytes for segment in after),
+        encoder=encoder.name,
+        fingerprint=encoder.fingerprint,
+        segments_before=len(before),
+        segments_after=len(after),
+        bytes_before=sum(segment.bytes for segment in before),
+        bytes_after=sum(segment.bytes for segment in after),
         bytes_waiting=sum(_size(path) for path in encoder.replaced()),
         skipped=skipped,
     )
@@ -417,12 +461,13 @@ def _sweep(encoder: Encoder, grace_hours: float) -> None:
 
 
 def _stored(path: Path) -> Stored:
+    """Look up a segment and what the file beside it says."""
     try:
         about = json.loads(path.with_suffix(".json").read_text())
         if not isinstance(about, dict) or "slides" not in about:
-            about = {}
+            about = None
     except (OSError, ValueError):
-        about = {}
+        about = None
     return Stored(path, _size(path), about)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lmdb
 import numpy as np
@@ -47,11 +47,16 @@ class Damage(NamedTuple):
     tiles: int
 
 
-def tile_keys(slide_fingerprint: str, boxes: np.ndarray, tile_px: int) -> list[bytes]:
-    """The 16-byte key of each tile: blake2b-128 over slide fingerprint, level-0 box and target size (DESIGN 10).
+def tile_keys(slide_fingerprint: str, boxes: np.ndarray, *, tile_px: int) -> list[bytes]:
+    """Name each tile by a key of 16 bytes: blake2b-128 over slide fingerprint, level-0 box and target size.
 
-    `boxes` (n, 3) whole numbers: x, y and side in level-0 pixels, negative over a border; `tile_px` is the side the
-    encoder is given. Raises ValueError for boxes that are not whole numbers.
+    Args:
+        slide_fingerprint: Names the slide by its content.
+        boxes: (n, 3) whole numbers: x, y and side in level-0 pixels, negative over a border.
+        tile_px: Side of the tile that the encoder is given.
+
+    Raises:
+        ValueError: Boxes are not whole numbers.
     """
     if boxes.ndim != 2 or boxes.shape[1] != 3 or boxes.dtype.kind not in "iu":
         raise ValueError(f"boxes must be (n, 3) whole numbers, not {boxes.shape} {boxes.dtype}")
@@ -65,7 +70,7 @@ def tile_keys(slide_fingerprint: str, boxes: np.ndarray, tile_px: int) -> list[b
 
 
 class Cache:
-    """The embeddings of one encoder: `root`/v1/`fingerprint`. Reading takes no locks and never waits (DESIGN 10).
+    """The embeddings of one encoder: `root`/v1/`fingerprint`. Reading takes no locks and never waits.
 
     `damaged` lists what was found damaged so far; such vectors are never returned, and count as missing from then on,
     in later runs too, until a segment holds them again.
@@ -147,7 +152,8 @@ class Cache:
 
     def writer(
         self,
-        description: Mapping[str, Any],
+        description: Mapping[str, object],
+        *,
         scratch: Path | None = None,
         most_bytes: int = SEGMENT_BYTES,
         most_seconds: tuple[float, float] = SEGMENT_SECONDS,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -33,7 +33,7 @@ class Carried:
     added: int = 0
 
 
-def export_slide(encoder: Encoder, slide: str, path: Path, progress: Progress = silent) -> Carried:
+def export_slide(encoder: Encoder, slide: str, *, path: Path, progress: Progress = silent) -> Carried:
     """Write all embeddings that a cache has of one slide (its fingerprint) by one encoder.
 
     The file has `keys` (n, 16) uint8 and `vectors` (n, dimension) float16, chunk by chunk with checksums, and as
@@ -69,10 +69,10 @@ def export_slide(encoder: Encoder, slide: str, path: Path, progress: Progress = 
                 "slide_path": named.path.encode(errors="surrogateescape").decode(errors="replace"),
             }
         )
-    return Carried(path, encoder.name, encoder.fingerprint, slide, len(seen))
+    return Carried(path, encoder=encoder.name, fingerprint=encoder.fingerprint, slide=slide, tiles=len(seen))
 
 
-def import_slide(root: Path, path: Path, dry_run: bool = False, progress: Progress = silent) -> Carried:
+def import_slide(root: Path, path: Path, *, dry_run: bool = False, progress: Progress = silent) -> Carried:
     """Add a file's embeddings to the cache, those that it lacks.
 
     Raises InputError for a file of another format, or a damaged one, of which nothing is added.
@@ -80,17 +80,16 @@ def import_slide(root: Path, path: Path, dry_run: bool = False, progress: Progre
     try:
         with h5py.File(path) as file:
             about = _read_about(path, file)
-            cache = Cache(root, about["encoder_fingerprint"], about["encoder"]["dimension"])
+            cache = Cache(root, about.encoder_fingerprint, about.dimension)
             keys = [bytes(row) for row in file["keys"][:]]
             lacking = np.flatnonzero(cache.missing(keys))
             for start in range(0, len(keys), AT_ONCE):  # all of it, before any of it is believed
                 if not np.isfinite(file["vectors"][start : start + AT_ONCE]).all():
                     raise InputError(f"{path}, vectors: values that are not finite", "Export it again.")
             if not dry_run and len(lacking):
-                slide = SlideName(about["slide_fingerprint"], about["slide_path"])
-                with cache.writer(about["encoder"]) as writer:
+                with cache.writer(about.encoder) as writer:
                     for part in np.split(lacking, range(AT_ONCE, len(lacking), AT_ONCE)):
-                        writer.append(slide, [keys[row] for row in part], file["vectors"][part])
+                        writer.append(about.slide, [keys[row] for row in part], file["vectors"][part])
                         progress("import", writer.tiles, len(lacking), "tiles")
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
@@ -98,30 +97,41 @@ def import_slide(root: Path, path: Path, dry_run: bool = False, progress: Progre
         ) from error
     return Carried(
         path,
-        about["encoder"]["encoder"],
-        about["encoder_fingerprint"],
-        about["slide_fingerprint"],
-        len(keys),
-        len(lacking),
+        encoder=about.encoder_name,
+        fingerprint=about.encoder_fingerprint,
+        slide=about.slide.fingerprint,
+        tiles=len(keys),
+        added=len(lacking),
     )
 
 
-def _read_about(path: Path, file: h5py.File) -> dict[str, Any]:
-    """The attributes of an export; raises ValueError or KeyError unless they and the tables are what we write."""
-    about = {name: file.attrs[name] for name in ("format", "version", "encoder_fingerprint")}
-    about |= {name: str(file.attrs[name]) for name in ("slide_fingerprint", "slide_path")}
-    if about["format"] != FORMAT:
-        raise ValueError(f"its format is {about['format']}")
-    if about["version"] != FORMAT_VERSION:
+@dataclass(frozen=True)
+class _About:
+    """Which encoder and slide a file's embeddings are of."""
+
+    encoder: Mapping[str, object]  # its description
+    encoder_name: str
+    encoder_fingerprint: str
+    dimension: int
+    slide: SlideName
+
+
+def _read_about(path: Path, file: h5py.File) -> _About:
+    """Read the attributes of an export; raises ValueError or KeyError unless they and the tables are what we write."""
+    said = {name: file.attrs[name] for name in ("format", "version", "encoder_fingerprint")}
+    slide = SlideName(*(str(file.attrs[name]) for name in ("slide_fingerprint", "slide_path")))
+    if said["format"] != FORMAT:
+        raise ValueError(f"its format is {said['format']}")
+    if said["version"] != FORMAT_VERSION:
         raise InputError(
-            f"{path} is of version {about['version']}, this ds2c reads {FORMAT_VERSION}",
+            f"{path} is of version {said['version']}, this ds2c reads {FORMAT_VERSION}",
             "Use the ds2c that wrote it, or export it again.",
         )
-    about["encoder"] = json.loads(file.attrs["encoder"])
+    encoder, fingerprint = json.loads(file.attrs["encoder"]), said["encoder_fingerprint"]
     keys, vectors = file["keys"], file["vectors"]
-    wanted = ((len(keys), KEY.itemsize), (len(keys), about["encoder"]["dimension"]))
+    wanted = ((len(keys), KEY.itemsize), (len(keys), encoder["dimension"]))
     if (keys.shape, vectors.shape) != wanted or keys.dtype != np.uint8 or vectors.dtype != np.float16:
         raise ValueError(f"its tables are {keys.shape} {keys.dtype} and {vectors.shape} {vectors.dtype}")
-    if "/" in about["encoder_fingerprint"] or not str(about["encoder_fingerprint"]).isalnum():
+    if "/" in fingerprint or not str(fingerprint).isalnum():
         raise ValueError("its encoder's fingerprint is none")
-    return about
+    return _About(encoder, encoder["encoder"], fingerprint, encoder["dimension"], slide)

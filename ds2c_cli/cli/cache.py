@@ -76,7 +76,7 @@ def verify(
 
     root = session.cache
     with console.progress() as tell:
-        found = verify_cache(root, encoder, dry_run, tell)
+        found = verify_cache(root, encoder, dry_run=dry_run, progress=tell)
     damaged = [one for one in found if one.damage]
     for one in damaged:
         done = "can be rescued" if dry_run else "are rescued; the file is in quarantine"
@@ -86,7 +86,7 @@ def verify(
                 f"{part['tiles']:,} tiles of {part['path'] or part['slide']} are lost: embed encodes them again"
             )
     lost = [] if dry_run else [(one.fingerprint, part["slide"]) for one in damaged for part in one.lost]
-    again = to_encode_again(session.project, root, lost)
+    again = to_encode_again(session.project, root, lost=lost)
     for lacking in again:
         (x, y, _), (right, lower, _) = lacking.boxes.min(axis=0), lacking.boxes.max(axis=0)
         console.hint(
@@ -116,7 +116,7 @@ def merge(
 
     root = session.cache
     with console.progress() as tell:
-        changed = merge_cache(root, encoder, grace, dry_run, tell)
+        changed = merge_cache(root, encoder, grace_hours=grace, dry_run=dry_run, progress=tell)
     _tell(changed, dry_run, grace)
     console.result([root], {"encoders": [asdict(one) for one in changed]})
 
@@ -151,14 +151,16 @@ def prune(
     root = session.cache
     projects = [Project(folder) for folder in known or []]
     kept = {sample.slide_fingerprint for home in projects for sample in home.samples()}
-    doomed = selection(root, encoder, slide or [], kept if projects else None, older_than, size)
-    planned = prune_cache(root, encoder, doomed, dry_run=True)
+    doomed = selection(
+        root, encoder, slides=slide or [], known=kept if projects else None, older_than_days=older_than, most_gb=size
+    )
+    planned = prune_cache(root, encoder, doomed=doomed, dry_run=True)
     _tell(planned, dry_run=True)
     going = sum(one.tiles_removed for one in planned)
     if going and not dry_run:
         _confirm(f"Delete {going:,} tiles?", yes)
         with console.progress() as tell:
-            planned = prune_cache(root, encoder, doomed, progress=tell)
+            planned = prune_cache(root, encoder, doomed=doomed, progress=tell)
         _tell(planned)
     console.result([root], {"encoders": [asdict(one) for one in planned]})
 
@@ -194,7 +196,7 @@ def export_command(
         console.result([], {"path": path, "encoder": source.name, "tiles": tiles})
         return
     with console.progress() as tell:
-        done = export_slide(source, found[0][1], path, tell)
+        done = export_slide(source, found[0][1], path=path, progress=tell)
     console.note(f"{path}: {done.tiles:,} tiles of {held[0].path}, {_mb(path.stat().st_size)}")
     console.result([path], asdict(done))
 
@@ -213,7 +215,7 @@ def import_command(
     results = []
     for path in files:
         with console.progress() as tell:
-            done = import_slide(root, path, dry_run, tell)
+            done = import_slide(root, path, dry_run=dry_run, progress=tell)
         console.note(
             f"{path}: {done.tiles:,} tiles by {done.encoder}, {done.added:,} "
             + ("would be new" if dry_run else "were new to the cache")

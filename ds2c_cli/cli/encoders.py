@@ -66,7 +66,7 @@ def _list() -> None:
 def _check(name: str, weights: str, device: str, precision: Precision) -> None:
     from ..encoders.check import check
 
-    found = check(name, weights, device, precision)
+    found = check(name, weights, device=device, precision=precision)
     console.note(
         f"{found.encoder}: {found.parameters:,} parameters, dimension {found.dimension}, {found.precision} on "
         f"{found.device}, loaded in {found.seconds_to_load:.1f} s"

@@ -59,7 +59,13 @@ def embed(
     settings = settings.changed(encoder=settings.encoder or DEFAULT_ENCODER)
     chosen = project.samples(samples)
     devices = devices_of(workspace.device)
-    specification = specify(settings.encoder, settings.weights, workspace.device, settings.precision, settings.features)
+    specification = specify(
+        settings.encoder,
+        settings.weights,
+        device=workspace.device,
+        precision=settings.precision,
+        features=settings.features,
+    )
     fingerprint, about = specification.fingerprint, specification.description
     if expected and fingerprint != expected:
         raise WeightsError(

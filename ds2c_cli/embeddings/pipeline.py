@@ -87,7 +87,7 @@ def encode_blocks(
         facts: What to say beside the speed.
     """
     (device,) = devices
-    encoder = Encoder(specification, device, batch_size)
+    encoder = Encoder(specification, device, batch_size=batch_size)
     return Pipeline(encoder, cache, progress=progress, facts=facts).run(blocks)
 
 
@@ -320,7 +320,7 @@ def _read_ahead(
 
     def read(block: Block) -> list[np.ndarray]:
         with opening:
-            slide = opened(block.slide, block.fingerprint, block.sample)
+            slide = opened(block.slide, fingerprint=block.fingerprint, sample=block.sample)
         return crop_block(slide, block.boxes)
 
     def crops(block: Block, reading: Future[list[np.ndarray]]) -> list[np.ndarray]:
@@ -345,7 +345,8 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _open_checked(path: Path, fingerprint: str, sample: str) -> Slide:
+def _open_checked(path: Path, *, fingerprint: str, sample: str) -> Slide:
+    """Open a slide that is still the one the sample was prepared from; raises InputError for another."""
     slide = open_slide(path)
     if slide.fingerprint() != fingerprint:
         raise InputError(

@@ -75,9 +75,15 @@ class Superpixels:
         around = self.around[rows]
         around = torch.where(around >= 0, place[around.clamp(min=0)], -1)
         return SuperpixelBag(
-            self.features[rows], around, len(core), len(core) + len(seen[1]), place[spot_rows], spot_of,
-            place[cell_rows], cell_of,
-        )  # fmt: skip
+            features=self.features[rows],
+            around=around,
+            core=len(core),
+            near=len(core) + len(seen[1]),
+            spot_row=place[spot_rows],
+            spot_of=spot_of,
+            cell_row=place[cell_rows],
+            cell_of=cell_of,
+        )
 
 
 def joined(parts: list[Superpixels]) -> Superpixels:
@@ -98,11 +104,15 @@ def _chained(parts: list[Ragged], first: list[int]) -> Ragged:
 
 
 def load_superpixels(
-    sample: Sample, cell_rows: np.ndarray, side: int, maps_of: Callable[[np.ndarray], np.ndarray]
+    sample: Sample, cell_rows: np.ndarray, *, side: int, maps_of: Callable[[np.ndarray], np.ndarray]
 ) -> Superpixels:
-    """Superpixels of a sample's spots and of these cells (rows of its table), with those around them.
+    """Make the superpixels of a sample's spots and of some cells, with those around them.
 
-    `maps_of` gives the maps of pixel boxes (n, 3): (n, side * side * C), row by row.
+    Args:
+        sample: Whose spots.
+        cell_rows: Rows of its table of cells.
+        side: Rows and columns of a map.
+        maps_of: Gives the maps of pixel boxes (n, 3): (n, side * side * C), row by row.
     """
     grid = _Grid.of(sample)
     spot_start, spot_at = grid.under_discs(sample)

@@ -44,16 +44,16 @@ def tiles_of(sample: Sample, encoder: EncoderDescription) -> tuple[np.ndarray, l
         boxes = map_boxes(sample, encoder.map_side)
     else:
         boxes = np.unique(np.concatenate([sample.cell_boxes(), sample.spot_boxes()]), axis=0)
-    return boxes, tile_keys(sample.slide_fingerprint, boxes, encoder.tile_px)
+    return boxes, tile_keys(sample.slide_fingerprint, boxes, tile_px=encoder.tile_px)
 
 
-def embeddings_of(cache: Cache, sample: Sample, boxes: np.ndarray, encoder: EncoderDescription) -> np.ndarray:
+def embeddings_of(sample: Sample, boxes: np.ndarray, *, cache: Cache, encoder: EncoderDescription) -> np.ndarray:
     """Read the embeddings (n, dimension) float16 of pixel boxes (n, 3) of a sample from the cache.
 
     Raises:
         InputError: Some are not there, or only damaged; it names the command to run.
     """
-    keys = tile_keys(sample.slide_fingerprint, boxes, encoder.tile_px)
+    keys = tile_keys(sample.slide_fingerprint, boxes, tile_px=encoder.tile_px)
     try:
         return cache.get(keys)
     except MissingEmbeddings as missing:
@@ -117,7 +117,7 @@ def _parts(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield from np.array_split(rows, -(-len(rows) // BLOCK_TILES))
 
 
-def check_shards(project: Project, samples: Sequence[Sample], cache: Cache, encoder: EmbeddingRecord) -> None:
+def check_shards(project: Project, samples: Sequence[Sample], *, cache: Cache, encoder: EmbeddingRecord) -> None:
     """Refuse to go on with embeddings of which a shard was not run to its end.
 
     Raises:
@@ -146,7 +146,7 @@ class Lacking:
     command: str
 
 
-def to_encode_again(project: Project, cache_root: Path, lost: Collection[tuple[str, str]]) -> list[Lacking]:
+def to_encode_again(project: Project, cache_root: Path, *, lost: Collection[tuple[str, str]]) -> list[Lacking]:
     """List what the cache lacks of the project's samples, where `lost` has the fingerprints of encoder and slide."""
     lacking = []
     for entry in project.embeddings():

@@ -27,7 +27,7 @@ class Encoder:
     device runs out of memory.
     """
 
-    def __init__(self, specification: Specification, device: torch.device, batch_size: int = 0) -> None:
+    def __init__(self, specification: Specification, device: torch.device, *, batch_size: int = 0) -> None:
         """Build and load it; raises WeightsError when the weights are not this encoder's."""
         self.specification, self.device = specification, device
         self.dimension: int = specification.recipe.dimension
@@ -192,9 +192,11 @@ def build(specification: Specification) -> nn.Module:
     return network.float().eval().requires_grad_(False)
 
 
-def load(name: str, weights: str = "", device: str = "auto", precision: str = "auto", batch_size: int = 0) -> Encoder:
-    """An encoder ready to embed: `specify` and build. `device` auto takes CUDA where there is one."""
-    return Encoder(specify(name, weights, device, precision), device_of(device), batch_size)
+def load(
+    name: str, weights: str = "", *, device: str = "auto", precision: str = "auto", batch_size: int = 0
+) -> Encoder:
+    """Make an encoder ready to embed: `specify` and build. `device` auto takes CUDA where there is one."""
+    return Encoder(specify(name, weights, device=device, precision=precision), device_of(device), batch_size=batch_size)
 
 
 def _in_order(vectors: torch.Tensor, tiles: Tiles) -> np.ndarray:

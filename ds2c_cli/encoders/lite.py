@@ -17,7 +17,7 @@ MAP_PX = 224  # a side at which zero padding reaches a smaller part of the map t
 
 
 class StageFour(nn.Module):
-    """Mean and SD over the stage-4 map: on H&E better than the final layer (ENCODERS 1); or the map itself."""
+    """Mean and SD over the stage-4 map: on H&E better than the final layer; or the map itself."""
 
     def __init__(self, network: nn.Module, pooled: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def map_shape(recipe: Recipe) -> tuple[int, int, int]:
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors are in timm's order (ENCODERS 1); raises ValueError when their number is another."""
+    """Name the checkpoint's tensors, which are in timm's order; raises ValueError when their number is another."""
     with torch.device("meta"):
         names = network(recipe).state_dict()
     return dict(zip(names, read(path).values(), strict=True))

@@ -74,13 +74,20 @@ class Specification:
 
 
 def specify(
-    name: str, given: str = "", device: str = "auto", precision: str = "auto", features: Features = Features.TILES
+    name: str, given: str = "", *, device: str = "auto", precision: str = "auto", features: Features = Features.TILES
 ) -> Specification:
     """Find an encoder's files and complete its recipe; neither builds nor loads the network.
 
-    `given` is a file or folder of weights. `precision` auto is fp32 on a CPU and bf16 on CUDA. With `features`
-    superpixels the encoder gives its map of features instead of one vector. Raises UsageError for an unknown name or an
-    encoder without a map, WeightsError when files are missing or their configs say what this does not know.
+    Args:
+        name: Name in the registry, or what `recipe_of` takes besides.
+        given: File or folder of weights, which stands before those that can be found.
+        device: Decides the precision auto: fp32 on a CPU and bf16 on CUDA.
+        precision: Numbers that the network computes in.
+        features: One vector per tile, or the encoder's map of features for superpixels.
+
+    Raises:
+        UsageError: The name is unknown, or the encoder has no map.
+        WeightsError: Files are missing, or their configs say what this does not know.
     """
     recipe = recipe_of(name)
     if precision not in ("auto", *PRECISIONS):

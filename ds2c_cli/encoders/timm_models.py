@@ -135,7 +135,7 @@ def _create(recipe: Recipe) -> nn.Module:
     from timm.layers import SwiGLUPacked
 
     classes = {**CLASSES, "SwiGLUPacked": SwiGLUPacked}
-    arguments: dict[str, Any] = {
+    arguments: Mapping[str, Any] = {
         name: classes[value] if name in ("mlp_layer", "act_layer") and value in classes else value
         for name, value in recipe.arguments.items()
     }
@@ -159,4 +159,6 @@ def _preprocessing(said: Mapping[str, Any]) -> Preprocessing:
         raise ValueError(f"crop_mode = {said['crop_mode']!r} is not known here")
     resized = math.floor(width / (said.get("crop_pct") or DEFAULT_CROP_PCT))
     mean, std = (tuple(float(value) for value in said[name]) for name in ("mean", "std"))
-    return Preprocessing(mean, std, width, 0 if resized == width else resized, interpolation)
+    return Preprocessing(
+        mean, std, tile_px=width, resize_px=0 if resized == width else resized, interpolation=interpolation
+    )

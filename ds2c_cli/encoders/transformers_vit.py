@@ -17,7 +17,7 @@ from . import Preprocessing, Recipe
 from .timm_models import Pooled, read
 from .weights import CONFIG, PROCESSOR, Snapshot
 
-DINOV2 = (  # transformers -> timm, in order (ENCODERS 3; checked against transformers in the tests)
+DINOV2 = (  # transformers -> timm, in order (tests compare with transformers itself)
     (r"^dinov2(_with_registers)?\.", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -86,7 +86,7 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
     config = snapshot.config
     if not config or not (snapshot.processor or recipe.preprocessing):
         raise ValueError(f"{PROCESSOR if config else CONFIG} is not beside the weights")
-    _refuse_unknown(CONFIG, config, MUST_BE, SIZES | NO_MATTER)
+    _refuse_unknown(CONFIG, config, must_be=MUST_BE, known=SIZES | NO_MATTER)
     kind, width = config["model_type"], config["hidden_size"]
     if kind not in RENAME:
         raise ValueError(f"{CONFIG} says model_type = {kind!r}, known are {', '.join(RENAME)}")
@@ -124,7 +124,7 @@ def network(recipe: Recipe) -> nn.Module:
 
     of, preprocessing = recipe.arguments, recipe.preprocessing
     assert preprocessing is not None
-    swiglu: dict[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if of["swiglu"] else {}
+    swiglu: Mapping[str, Any] = {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if of["swiglu"] else {}
     made = VisionTransformer(
         img_size=preprocessing.tile_px,
         patch_size=of["patch_size"],
@@ -155,7 +155,7 @@ def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors by timm's names, position embeddings resized to the recipe's tiles."""
     assert recipe.preprocessing is not None
     of = recipe.arguments
-    state = convert(read(path), of["model_type"], of["depth"], of["qkv_bias"])
+    state = convert(read(path), of["model_type"], depth=of["depth"], bias=of["qkv_bias"])
     grid = recipe.preprocessing.tile_px // of["patch_size"]
     positions = resize_positions(state["pos_embed"], grid, antialias=of["model_type"] == "dinov2_with_registers")
     if of["registers"]:  # timm adds no position to the class token there, so its part moves into the token
@@ -164,8 +164,8 @@ def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
     return {f"network.{name}": tensor for name, tensor in {**state, "pos_embed": positions}.items()}
 
 
-def convert(state: Mapping[str, torch.Tensor], kind: str, depth: int, bias: bool = True) -> dict[str, torch.Tensor]:
-    """Tensors of a transformers checkpoint under timm's names; query, key and value become one qkv."""
+def convert(state: Mapping[str, torch.Tensor], kind: str, *, depth: int, bias: bool = True) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a transformers checkpoint as timm's; query, key and value become one qkv."""
     named: dict[str, torch.Tensor] = {}
     for name, tensor in state.items():
         for pattern, replacement in RENAME[kind]:
@@ -181,10 +181,10 @@ def convert(state: Mapping[str, torch.Tensor], kind: str, depth: int, bias: bool
     return named
 
 
-def resize_positions(positions: torch.Tensor, grid: int, antialias: bool) -> torch.Tensor:
-    """Position embeddings (1, 1 + n, d) for another grid: bicubic, class part kept (ENCODERS 3).
+def resize_positions(positions: torch.Tensor, grid: int, *, antialias: bool) -> torch.Tensor:
+    """Resize position embeddings (1, 1 + n, d) to another grid: bicubic, the class token's kept.
 
-    transformers antialiases those of Dinov2WithRegisters alone.
+    That is what transformers does; it antialiases those of Dinov2WithRegisters alone.
     """
     old = round((positions.shape[1] - 1) ** 0.5)
     if old == grid:
@@ -196,7 +196,7 @@ def resize_positions(positions: torch.Tensor, grid: int, antialias: bool) -> tor
 
 def _preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
     """What the image processors of ViT and DINOv2 do to a square tile."""
-    _refuse_unknown(PROCESSOR, processor, PROCESSOR_MUST_BE, PROCESSOR_SAYS | PROCESSOR_NO_MATTER)
+    _refuse_unknown(PROCESSOR, processor, must_be=PROCESSOR_MUST_BE, known=PROCESSOR_SAYS | PROCESSOR_NO_MATTER)
     kind = processor.get("image_processor_type", processor.get("feature_extractor_type"))
     resample = processor.get("resample", DEFAULT_RESAMPLE.get(kind))
     if resample not in INTERPOLATIONS:
@@ -207,7 +207,13 @@ def _preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
     if tile_px > resized:
         raise ValueError(f"{PROCESSOR} says crop_size = {tile_px}, more than the size {resized}")
     mean, std = (tuple(float(value) for value in processor[name]) for name in ("image_mean", "image_std"))
-    return Preprocessing(mean, std, tile_px, 0 if tile_px == resized else resized, INTERPOLATIONS[resample])
+    return Preprocessing(
+        mean,
+        std,
+        tile_px=tile_px,
+        resize_px=0 if tile_px == resized else resized,
+        interpolation=INTERPOLATIONS[resample],
+    )
 
 
 def _side(name: str, size: Any) -> int:
@@ -219,8 +225,9 @@ def _side(name: str, size: Any) -> int:
 
 
 def _refuse_unknown(
-    file: str, said: Mapping[str, Any], must_be: Mapping[str, tuple[Any, ...]], known: set[str]
+    file: str, said: Mapping[str, Any], *, must_be: Mapping[str, tuple[Any, ...]], known: set[str]
 ) -> None:
+    """Raise ValueError for what a config says that might change an embedding in a way that is not known here."""
     for key, value in said.items():
         if key in must_be and value not in must_be[key]:
             raise ValueError(f"{file} says {key} = {value!r}, which is not known here")

@@ -179,8 +179,8 @@ def _explained(recipe: Recipe, error: Exception) -> WeightsError:
     )
 
 
-def _json(path: Path | None) -> dict[str, Any]:
-    """A config of the snapshot; empty where there is none."""
+def _json(path: Path | None) -> Mapping[str, Any]:
+    """Read a config of the snapshot; empty where there is none."""
     if path is None or not path.is_file():
         return {}
     try:

@@ -98,11 +98,14 @@ def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: boo
     if encoder.features == Features.SUPERPIXELS:
         vectors = np.empty((len(rows) + len(spot_boxes), 0), np.float32)
         superpixels = load_superpixels(
-            sample, rows, encoder.map_side, lambda boxes: embeddings_of(cache, sample, boxes, encoder)
+            sample,
+            rows,
+            side=encoder.map_side,
+            maps_of=lambda boxes: embeddings_of(sample, boxes, cache=cache, encoder=encoder),
         )
     else:
         boxes = np.concatenate([sample.cell_boxes()[rows], spot_boxes])
-        vectors = embeddings_of(cache, sample, boxes, encoder)
+        vectors = embeddings_of(sample, boxes, cache=cache, encoder=encoder)
         superpixels = None
     return Bags(
         torch.from_numpy(vectors[: len(rows)]),

@@ -75,7 +75,7 @@ def train(
         return Trained(path, unchanged=True)
     began = time.perf_counter()
     cache = Cache(workspace.cache, encoder.fingerprint, encoder.description.dimension)
-    check_shards(workspace.project, samples, cache, encoder)
+    check_shards(workspace.project, samples, cache=cache, encoder=encoder)
     bags = load_bags(samples, cache, encoder.description, outside=False)
     panel = gene_panel(learned, held, most=settings.genes)
     usable = usable_spots(samples, panel.counts)
