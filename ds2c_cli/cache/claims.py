@@ -24,7 +24,7 @@ class Claims:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Of an encoder's folder; raises Ds2cError where it cannot be written to."""
+        """Begin without claims in an encoder's folder; raises Ds2cError where it cannot be written to."""
         self._folder = folder / FOLDER
         self._mine: list[Path] = []
         with writing_to(self._folder):
@@ -64,7 +64,7 @@ class Claims:
             self._answered = self._last_asked()
 
     def asked(self) -> bool:
-        """Whether another job has asked since this was last true."""
+        """Say whether another job has asked since this was last true."""
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return False
         self._looked = time.monotonic()
@@ -79,7 +79,7 @@ class Claims:
         self._mine = []
 
     def _last_asked(self) -> int:
-        """By the clock of the disk, as all times that are compared."""
+        """Look when somebody asked, by the clock of the disk, as all times that are compared."""
         with suppress(OSError):
             return (self._folder / ASKED).stat().st_mtime_ns
         return 0

@@ -72,12 +72,12 @@ class Stored:
 
     @property
     def created(self) -> float:
-        """Seconds since the epoch."""
+        """Say when it was published, in seconds since the epoch."""
         return datetime.fromisoformat(self.about["created"]).timestamp() if self.about else self.path.stat().st_mtime
 
     @property
     def slides(self) -> Counter[SlideName]:
-        """Tiles of each slide; all of nobody's where that is unknown."""
+        """Count the tiles of each slide; all are nobody's where that is unknown."""
         if not self.about:
             return Counter({NOBODY: 0})
         return Counter({SlideName(one["fingerprint"], one["path"]): one["tiles"] for one in self.about["slides"]})
@@ -114,16 +114,16 @@ class Encoder:
         return dimension
 
     def cache(self) -> Cache:
-        """Its embeddings."""
+        """Open its embeddings."""
         return Cache(self.folder.parents[1], self.fingerprint, self.dimension)
 
     def segments(self) -> list[Stored]:
-        """Its published segments that no other replaces, oldest first."""
+        """List its published segments that no other replaces, oldest first."""
         _, replaced, published = listing(self.folder)
         return [_stored(self.folder / name) for name in sorted(published - replaced)]
 
     def replaced(self) -> dict[Path, float]:
-        """Segments that others replace, and since when (seconds since the epoch)."""
+        """List the segments that others replace, and since when (seconds since the epoch)."""
         _, replaced, published = listing(self.folder)
         return {self.folder / name: _mark(self.folder / name).stat().st_mtime for name in published & replaced}
 
@@ -170,7 +170,7 @@ class Changed:
 
 
 def encoders(root: Path, wanted: str = "") -> list[Encoder]:
-    """The encoders a cache holds; with `wanted` those of this name, or whose fingerprint begins so.
+    """List the encoders that a cache holds; with `wanted` those of this name, or whose fingerprint begins so.
 
     Raises InputError when there is none of them.
     """
@@ -183,7 +183,7 @@ def encoders(root: Path, wanted: str = "") -> list[Encoder]:
 
 
 def holdings(root: Path, wanted: str = "") -> list[Holding]:
-    """What the cache holds, by encoder and slide, as the files beside the segments say: no segment is opened."""
+    """Sum up what the cache holds by encoder and slide, as the files beside the segments say, without opening these."""
     found = []
     for encoder in encoders(root, wanted):
         tiles, size = Counter[SlideName](), Counter[SlideName]()
@@ -305,8 +305,8 @@ def selection(
     older_than_days: float | None = None,
     most_gb: float | None = None,
 ) -> Callable[[Stored, SlideName], bool]:
-    """What to `prune`: slides whose fingerprint begins so, slides not among those `known`, old segments, or the oldest
-    until the encoders `wanted` take at most so many GB; with none of these, all of the encoder `wanted`.
+    """Choose what to `prune`: slides whose fingerprint begins so, slides not among those `known`, old segments, or the
+    oldest until the encoders `wanted` take at most so many GB; with none of these, all of the encoder `wanted`.
 
     Raises UsageError unless one of them is given.
     """
@@ -330,7 +330,7 @@ def selection(
 
 
 def _oldest_over(root: Path, wanted: str, *, most_bytes: int) -> set[Path]:
-    """The oldest segments without which the encoders `wanted` take at most so many bytes."""
+    """Choose the oldest segments without which the encoders `wanted` take at most so many bytes."""
     segments = [segment for encoder in encoders(root, wanted) for segment in encoder.segments()]
     size, over = sum(segment.bytes for segment in segments), set()
     for segment in sorted(segments, key=lambda one: one.created):
@@ -342,7 +342,7 @@ def _oldest_over(root: Path, wanted: str, *, most_bytes: int) -> set[Path]:
 
 
 def packs_of(encoder: Encoder, slide: str) -> Iterable[Pack]:
-    """The packs of one slide (its fingerprint) in all sound segments, newest first; a tile may come more than once."""
+    """Read the packs of one slide (its fingerprint) in all sound segments, newest first; a tile may come twice."""
     for segment in reversed(encoder.segments()):
         if not segment.about or any(name.fingerprint == slide for name in segment.slides):
             with suppress(lmdb.Error, ValueError):
@@ -395,7 +395,7 @@ def _rewrite(
 ) -> list[str]:
     """Publish the tiles of these segments anew, each once and a slide's together, but for those of some slides.
 
-    Returns the names of damaged segments, of which nothing is published. Keys are held in memory (16 bytes a tile),
+    Returns the names of damaged segments, of which nothing is published. Keys are held in memory (16 bytes per tile),
     vectors are not.
     """
     dimension = encoder.dimension
@@ -478,5 +478,5 @@ def _size(path: Path) -> int:
 
 
 def _mark(path: Path) -> Path:
-    """The empty file that says that newer segments hold all of this one."""
+    """Name the empty file that says that newer segments hold all of this one."""
     return path.with_name(f"{path.name}.replaced")

@@ -26,7 +26,7 @@ import numpy as np
 from ..errors import Ds2cError
 from ..files import replacing, write_json
 
-PACK = 256  # vectors a pack: large enough to read in one go, small enough to lose
+PACK = 256  # vectors per pack: large enough to read in one go, small enough to lose
 MAP_SIZE = 1 << 34  # address space of a private segment, never reached: it is published long before
 PACK_NUMBER = struct.Struct(">I")  # big-endian, so that packs lie in order
 PACK_HEADER = struct.Struct("<IIII")  # crc32 of all that follows it, vectors, dimension, bytes of the slide's name
@@ -71,7 +71,7 @@ class Segment:
         self._process = 0
 
     def find(self, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the sorted keys (n,) it holds (m,) as positions among them, and where (m,) WHERE.
+        """Find which of the sorted keys (n,) it holds (m,) as positions among them, and where (m,) WHERE.
 
         Raises FileNotFoundError when the segment was merged away.
         """
@@ -82,20 +82,20 @@ class Segment:
         return position, np.frombuffer(b"".join(value for _, value in held), WHERE)
 
     def read(self, pack: int, names: np.ndarray, rows: np.ndarray, dimension: int) -> np.ndarray:
-        """The vectors (n, dimension) in these rows of a pack; raises ValueError unless they are those of the keys."""
+        """Read the vectors (n, dimension) in these rows of a pack; raises ValueError unless they are the keys'."""
         _, stored, vectors = self.pack(pack, dimension)
         if rows.max() >= len(stored) or (stored[rows] != names).any():
             raise ValueError("the index points to other vectors")
         return vectors[rows]
 
     def pack(self, number: int, dimension: int) -> Pack:
-        """One pack, checked."""
+        """Read one pack, checked."""
         environment = self._open()
         with environment.begin(db=self._packs) as transaction:
             return _unpack(transaction.get(PACK_NUMBER.pack(number), b""), dimension)
 
     def packs(self, dimension: int) -> Iterator[tuple[int, Pack]]:
-        """Every pack and its number, in order; a ValueError or lmdb.Error at the first that is damaged."""
+        """Read every pack and its number, in order; a ValueError or lmdb.Error at the first that is damaged."""
         environment = self._open()
         with environment.begin(db=self._packs) as transaction:
             for number, value in transaction.cursor():
@@ -121,7 +121,7 @@ _OPENING = threading.Lock()
 
 
 def shared_segment(path: Path) -> Segment:
-    """The one Segment of this path in the process; its file is opened when it is first read."""
+    """Give the one Segment of this path in the process; its file is opened when it is first read."""
     with _OPENING:
         return _SHARED.setdefault(path, Segment(path))
 
@@ -139,7 +139,7 @@ class PrivateSegment:
 
     @classmethod
     def create(cls, home: Path) -> PrivateSegment:
-        """A new segment in this folder on scratch; raises Ds2cError where it cannot be written."""
+        """Begin a new segment in this folder on scratch; raises Ds2cError where it cannot be written."""
         path = home / f"seg-{_new_name()}.mdb"
         new = path.with_suffix(".new")
         with writing_to(home):
@@ -150,7 +150,7 @@ class PrivateSegment:
 
     @classmethod
     def adopt(cls, path: Path) -> PrivateSegment | None:
-        """The segment a dead writer left; None when its writer lives, or another process was faster."""
+        """Take over the segment a dead writer left; None when its writer lives, or another process was faster."""
         try:
             lock = os.open(path, os.O_RDWR)
         except OSError:
@@ -168,7 +168,7 @@ class PrivateSegment:
 
     @property
     def age(self) -> float:
-        """Seconds since it was begun."""
+        """Count the seconds since it was begun."""
         return time.monotonic() - self._began
 
     def put(self, slide: SlideName, names: np.ndarray, vectors: np.ndarray, close: bool = False) -> None:
@@ -240,7 +240,7 @@ class PrivateSegment:
 
 
 def salvage(path: Path, dimension: int) -> Iterator[Pack]:
-    """Every pack in a damaged segment that its checksum proves sound, found page by page without LMDB's tree.
+    """Find every pack in a damaged segment that its checksum proves sound, page by page, without LMDB's tree.
 
     LMDB lays a value of more than half a page on consecutive pages of their own, after one 16-byte header; so all but
     packs of a few small vectors are found (lmdb.h, MDB_page).
@@ -260,7 +260,7 @@ def salvage(path: Path, dimension: int) -> Iterator[Pack]:
 
 
 def _environment(path: Path, readonly: bool) -> lmdb.Environment:
-    """An LMDB environment of one file without locks; raises FileNotFoundError, and an error of CORRUPT when damaged."""
+    """Open an LMDB file without locks; raises FileNotFoundError, and an error of CORRUPT when it is damaged."""
     size = path.stat().st_size
     try:
         environment = lmdb.open(
@@ -282,14 +282,14 @@ def _environment(path: Path, readonly: bool) -> lmdb.Environment:
 
 
 def _pack(slide: SlideName, names: np.ndarray, vectors: np.ndarray) -> bytes:
-    """A checked pack: header, keys (n,), float16 vectors (n, dimension), the slide's fingerprint, a 0 and its path."""
+    """Pack a checked header, keys (n,), float16 vectors (n, dimension), the slide's fingerprint, a 0 and its path."""
     named = os.fsencode("\0".join(slide))
     body = PACK_HEADER.pack(0, *vectors.shape, len(named))[4:] + names.tobytes() + vectors.tobytes() + named
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def _unpack(value: bytes, dimension: int) -> Pack:
-    """What a pack holds; raises ValueError when it is damaged."""
+    """Read what a pack holds; raises ValueError when it is damaged."""
     if len(value) < PACK_HEADER.size:
         raise ValueError("a pack is cut off")
     checksum, count, wide, named = PACK_HEADER.unpack_from(value)
@@ -310,7 +310,7 @@ def _new_name() -> str:
 
 
 def is_ours(home: Path) -> bool:
-    """Whether a cache's folder on scratch is there, in a folder of this user: in /tmp anybody can make one so named."""
+    """Say whether a cache's folder on scratch is in a folder of this user: in /tmp anybody can make one so named."""
     with suppress(OSError):
         return home.is_dir() and home.parents[1].lstat().st_uid == os.getuid()
     return False

@@ -23,7 +23,7 @@ from ..files import write_json
 from .segments import CORRUPT, KEY, PACK, WHERE, PrivateSegment, Segment, SlideName, is_ours, shared_segment, writing_to
 
 VERSION = "v1"
-GROUP = 16 * PACK  # vectors a transaction at most
+GROUP = 16 * PACK  # vectors per transaction at most
 BEHIND_SECONDS = 5.0  # a slow encoder's vectors are committed after this long, full pack or not
 SEGMENT_BYTES = 1 << 30  # a segment is published when it is this large, or this old:
 SEGMENT_SECONDS = (10.0, 300.0)  # the first soon, so that others see it
@@ -90,11 +90,11 @@ class Cache:
             self.recover()
 
     def missing(self, keys: Sequence[bytes]) -> np.ndarray:
-        """(n,) bool: which of the keys no segment holds."""
+        """Say which of the keys no segment holds: (n,) bool."""
         return self._find(_named(keys))[1]["segment"] < 0
 
     def get(self, keys: Sequence[bytes]) -> np.ndarray:
-        """(n, dimension) float16 vectors in the order of the keys; each pack is read and checked once.
+        """Read (n, dimension) float16 vectors in the order of the keys; each pack is read and checked once.
 
         Raises MissingEmbeddings where any is absent or every copy of it is damaged.
         """
@@ -158,7 +158,7 @@ class Cache:
         most_bytes: int = SEGMENT_BYTES,
         most_seconds: tuple[float, float] = SEGMENT_SECONDS,
     ) -> Writer:
-        """A writer of this encoder's embeddings; `description` is what the fingerprint means, kept in encoder.json.
+        """Open a writer of this encoder's embeddings; `description`, in JSON's types, is kept in encoder.json.
 
         It publishes a segment when it has so many bytes or is so old: the first at the first of `most_seconds`, each
         later one at twice the age, up to the second.
@@ -197,13 +197,13 @@ class Cache:
             )
 
     def _home(self, scratch: Path | None) -> Path:
-        """Where this user's private segments of this cache lie on local scratch."""
+        """Say where this user's private segments of this cache lie on local scratch."""
         base = scratch or os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
         cache = hashlib.blake2b(os.fsencode(self.folder.parents[1]), digest_size=8).hexdigest()
         return Path(base) / f"ds2c-{os.getuid()}" / self.folder.name / cache
 
     def _find(self, names: np.ndarray) -> tuple[list[Segment], np.ndarray]:
-        """The segments looked through, and segment (-1: none), pack and row of each of the (n,) keys."""
+        """Find segment (-1: none), pack and row of each of the (n,) keys, after the segments looked through."""
         segments, found, vanished = self._look(names)
         if vanished:  # merged into another since the last look
             self.refresh()
@@ -211,7 +211,7 @@ class Cache:
         return segments, found
 
     def _look(self, names: np.ndarray) -> tuple[list[Segment], np.ndarray, bool]:
-        """What `_find` finds in the segments known, and whether one of them is gone."""
+        """Find keys as `_find` does in the segments known, and say whether one of them is gone."""
         unique, inverse = np.unique(names, return_inverse=True)
         found = np.zeros(len(unique), [("segment", "i4"), *WHERE.descr])
         found["segment"] = -1
@@ -334,7 +334,7 @@ class Writer:
 
 
 def listing(folder: Path) -> tuple[dict[str, set[int]], set[str], set[str]]:
-    """Names of an encoder's segments: the packs marked damaged of each, those marked replaced, and all published."""
+    """Name an encoder's segments: the packs marked damaged of each, those marked replaced, and all published."""
     damaged: dict[str, set[int]] = {}
     replaced: set[str] = set()
     with suppress(FileNotFoundError):
@@ -352,7 +352,7 @@ def listing(folder: Path) -> tuple[dict[str, set[int]], set[str], set[str]]:
 
 
 def _named(keys: Sequence[bytes]) -> np.ndarray:
-    """Keys as an array (n,) of 16 bytes each; raises ValueError for one of another length."""
+    """Put keys into an array (n,) of 16 bytes each; raises ValueError for one of another length."""
     if any(len(key) != KEY.itemsize for key in keys):
         raise ValueError(f"a key has {KEY.itemsize} bytes")
     return np.frombuffer(b"".join(keys), KEY)

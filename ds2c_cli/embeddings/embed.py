@@ -30,7 +30,7 @@ class Embedded:
     read_seconds: float = 0.0  # waiting for the slide
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
-    rate: float | None = None  # tiles a second over all of it; None where nothing was encoded
+    rate: float | None = None  # tiles per second over all of it; None where nothing was encoded
     last_rate: float | None = None  # the last time
     batch_size: int = 0
     devices: list[str] = field(default_factory=list)
@@ -103,6 +103,7 @@ def embed(
 
 
 def _tell(done: Embedded, spent: Spent) -> None:
+    """Take over what was encoded and where the time went."""
     done.encoded, done.batch_size = spent.tiles, spent.batch_size
     done.cached += spent.found
     done.read_seconds, done.encode_seconds, done.write_seconds = spent.read, spent.encode, spent.write
@@ -110,7 +111,7 @@ def _tell(done: Embedded, spent: Spent) -> None:
 
 
 def _failed(failures: Mapping[str, Ds2cError]) -> InputError:
-    """One message for all samples with tiles that could not be read; the others are done."""
+    """Make one message for all samples with tiles that could not be read; the others are done."""
     first = next(iter(failures.values()))
     if len(failures) == 1:
         return InputError(f"sample {next(iter(failures))}: {first.message}", first.hint)

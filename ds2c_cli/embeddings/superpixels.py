@@ -25,13 +25,13 @@ class Ragged:
     row: torch.Tensor  # (m,) int64
 
     def of(self, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of these owners (k,): their rows (m,), and which of `owners` each belongs to (m,)."""
+        """Give the rows (m,) of these owners (k,), and which of `owners` each belongs to (m,)."""
         at, owner = positions(self.start, owners)
         return self.row[at], owner
 
 
 def positions(start: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the items of these owners (k,) stand, (m,), and which of `owners` each belongs to, (m,)."""
+    """Say where the items of these owners (k,) stand, (m,), and which of `owners` each belongs to, (m,)."""
     first, length = start[owners], start[owners + 1] - start[owners]
     owner = torch.repeat_interleave(torch.arange(len(owners), device=owners.device), length)
     within = torch.arange(len(owner), device=owners.device) - (length.cumsum(0) - length)[owner]
@@ -48,16 +48,16 @@ class Superpixels:
     of_cells: Ragged
 
     def to(self, device: torch.device) -> Superpixels:
-        """All tensors on a device."""
+        """Move all tensors to a device."""
         of_spots, of_cells = (Ragged(r.start.to(device), r.row.to(device)) for r in (self.of_spots, self.of_cells))
         return Superpixels(self.features.to(device), self.around.to(device), of_spots, of_cells)
 
     def scaled(self, centre: torch.Tensor, spread: torch.Tensor) -> Superpixels:
-        """With features less their centre (d,), in spreads (d,)."""
+        """Scale the features: less their centre (d,), in spreads (d,)."""
         return replace(self, features=(self.features - centre) / spread)
 
     def batch(self, spots: torch.Tensor, cells: torch.Tensor) -> SuperpixelBag:
-        """The superpixels of these spots (s,) and cells (c,), each once, and after them the rings around."""
+        """Take the superpixels of these spots (s,) and cells (c,), each once, and after them the rings around."""
         spot_rows, spot_of = self.of_spots.of(spots)
         cell_rows, cell_of = self.of_cells.of(cells)
         core = torch.unique(torch.cat([spot_rows, cell_rows]))
@@ -87,7 +87,7 @@ class Superpixels:
 
 
 def joined(parts: list[Superpixels]) -> Superpixels:
-    """Those of several samples after one another, as their spots and cells are."""
+    """Join those of several samples one after another, as their spots and cells are."""
     first = np.cumsum([0] + [len(part.features) for part in parts]).tolist()
     return Superpixels(
         torch.cat([part.features for part in parts]),
@@ -140,7 +140,7 @@ def load_superpixels(
 
 
 def map_boxes(sample: Sample, side: int) -> np.ndarray:
-    """Pixel boxes (n, 3) of the tiles whose maps hold every superpixel that the sample's spots and cells need.
+    """List the tiles, pixel boxes (n, 3), whose maps hold every superpixel that the sample's spots and cells need.
 
     A fine tile is `side` superpixels wide and a coarse one `FAR` times as many; they adjoin one another from the
     slide's corner.
@@ -170,12 +170,12 @@ class _Grid:
         return _Grid(px, -(-sample.record.width // px), -(-sample.record.height // px))
 
     def boxes(self, tiles: np.ndarray, wide: int) -> np.ndarray:
-        """Pixel boxes (n, 3) of tiles (n, 2), column and row among tiles of `wide` superpixels."""
+        """Give the pixel boxes (n, 3) of tiles (n, 2), column and row among tiles of `wide` superpixels."""
         side = wide * self.px
         return np.column_stack([tiles * side, np.full(len(tiles), side)]).astype(np.int64)
 
     def around(self, squares: np.ndarray) -> np.ndarray:
-        """(n, 8) the squares around each, -1 over the slide's edge."""
+        """Number the squares around each: (n, 8), -1 over the slide's edge."""
         column, row = squares % self.columns, squares // self.columns
         aside, down = (part.ravel() for part in np.meshgrid([-1, 0, 1], [-1, 0, 1]))
         keep = (aside != 0) | (down != 0)
@@ -184,7 +184,7 @@ class _Grid:
         return np.where(inside, y * self.columns + x, -1)
 
     def under_discs(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Of each spot the squares whose centre is in its disc, and the one that holds its centre: ragged."""
+        """Find the squares whose centre is in each spot's disc, and the one that holds its centre: ragged."""
         radius = sample.geometry.in_microns(sample.mpp).spot_um / sample.mpp / 2 / self.px  # in squares
         centre = sample.spots[["x", "y"]].to_numpy() / self.px  # (s, 2)
         reach = np.arange(-int(radius) - 1, int(radius) + 2)
@@ -197,7 +197,7 @@ class _Grid:
         return np.concatenate([[0], np.cumsum(under.sum(1))]), (y * self.columns + x)[under]
 
     def under_boxes(self, sample: Sample, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each cell (rows of the table) the squares that its bounding box touches: ragged."""
+        """Find the squares that the bounding box of each cell (rows of the table) touches: ragged."""
         bounds = shapely.bounds(sample.outlines()[cells]).reshape(-1, 4) / self.px
         most = np.array([self.columns - 1, self.rows - 1])
         first = np.clip(np.floor(bounds[:, :2]).astype(np.int64), 0, most)

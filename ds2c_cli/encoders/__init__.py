@@ -206,7 +206,7 @@ RECIPES = {
 
 
 def recipe_of(name: str) -> Recipe:
-    """The registry's entry, or one to be read from the snapshot of `timm:NAME`, `hf-hub:OWNER/NAME` or a folder.
+    """Find the registry's entry, or make one for `timm:NAME`, `hf-hub:OWNER/NAME` or a folder, to be read from there.
 
     Raises UsageError for a name that is none of these.
     """

@@ -88,7 +88,7 @@ def check(name: str, weights: str = "", *, device: str = "auto", precision: str 
 
 
 def fixed_tile(side: int) -> np.ndarray:
-    """A (side, side, 3) uint8 tile in whole-number arithmetic, alike on every machine: smooth discs on pink."""
+    """Paint a (side, side, 3) uint8 tile in whole numbers, alike on every machine: smooth discs on pink."""
     y, x = np.indices((side, side))
     wave = np.abs((x * x // 9 + y * y // 7 + 5 * x) % 128 - 64)  # triangles, 0..64
     nucleus = np.abs((3 * x + 2 * y) % 96 - 48)
@@ -97,13 +97,13 @@ def fixed_tile(side: int) -> np.ndarray:
 
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Relative L2 distance of two embeddings."""
+    """Measure the relative L2 distance of two embeddings."""
     return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
 @torch.inference_mode()
 def _untrained(encoder: Encoder, tiles: list[np.ndarray]) -> np.ndarray:
-    """What the encoder's architecture makes of the tiles with random weights (n, dimension), on a CPU."""
+    """Embed the tiles by the encoder's architecture with random weights (n, dimension), on a CPU."""
     specification = encoder.specification
     torch.manual_seed(0)
     network = specification.format.network(specification.recipe).eval()

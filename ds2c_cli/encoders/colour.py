@@ -26,20 +26,20 @@ class ColourStatistics(nn.Module):
 
 
 def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
-    """There is nothing but the registry's entry."""
+    """Leave the recipe as it is: there is nothing but the registry's entry."""
     return recipe
 
 
 def network(recipe: Recipe) -> nn.Module:
-    """It has nothing to load."""
+    """Make the module, which has nothing to load."""
     return ColourStatistics()
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
-    """None."""
+    """Read nothing: there are no weights."""
     return {}
 
 
 def map_shape(recipe: Recipe) -> tuple[int, int, int]:
-    """It has none."""
+    """Raise UsageError: there is no map."""
     raise UsageError(f"the encoder {recipe.name} has no map of features", "Superpixels need a network: choose another.")

@@ -59,13 +59,13 @@ class Encoder:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learned."""
+        """Count the numbers that were learned."""
         return sum(parameter.numel() for parameter in self._network.parameters())
 
     # The two parts of a call, for a pipeline that has several batches under way.
 
     def pack(self, tiles: Sequence[np.ndarray]) -> Tiles:
-        """The tiles in one buffer that the device can copy."""
+        """Put the tiles into one buffer that the device can copy."""
         return pack(tiles, pinned=self.asynchronous)
 
     @torch.inference_mode()
@@ -91,7 +91,7 @@ class Encoder:
         return wait
 
     def _moved(self, tiles: Tiles) -> Tiles:
-        """The tiles on the device, copied while it computes the batch before."""
+        """Copy the tiles to the device while it computes the batch before."""
         if self._copies is None:
             return tiles.to(self.device)
         with torch.cuda.stream(self._copies):
@@ -102,7 +102,7 @@ class Encoder:
         return moved
 
     def _within_memory(self, tiles: Tiles) -> torch.Tensor:
-        """Embeddings (n, dimension) float32 on the device, in the buffer's order."""
+        """Embed in batches that fit: (n, dimension) float32 on the device, in the buffer's order."""
         if not self.specification.preprocessing.tile_px:
             return torch.cat([self._network(pixels.float()).float() for _, pixels in tiles.groups()])
         pixels = resize(tiles, self.specification.preprocessing)
@@ -123,15 +123,15 @@ class Encoder:
         return torch.cat(vectors)
 
     def _encode_batch(self, pixels: torch.Tensor) -> torch.Tensor:
-        """`encode`; on a CPU in batches of one size, whose shape decides the order in which numbers are summed: a tile
-        gets the same bits whatever was encoded beside it.
+        """Call `encode`; on a CPU in batches of one size, whose shape decides the order in which numbers are summed: a
+        tile gets the same bits whatever was encoded beside it.
         """
         lacking = 0 if self.asynchronous else self.batch_size - len(pixels)
         whole = torch.cat([pixels, pixels.new_zeros((lacking, *pixels.shape[1:]))]) if lacking else pixels
         return self.encode(whole)[: len(pixels)]
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(n, 3, tile_px, tile_px) uint8 tiles on the device, resized before: (n, dimension) float32 on the device."""
+        """Embed (n, 3, tile_px, tile_px) uint8 tiles, resized before: (n, dimension) float32, all on the device."""
         normalised = pixels.float().div_(255).sub_(self._mean).div_(self._std)
         normalised = normalised.contiguous(memory_format=torch.channels_last)
         if self.specification.precision == "fp32":
@@ -142,7 +142,7 @@ class Encoder:
             return self._network(normalised).float()
 
     def _find_batch_size(self) -> int:
-        """On CUDA the smallest batch that a larger one does not beat, or that memory allows; on a CPU a constant."""
+        """Find the smallest batch that a larger one does not beat, or that memory allows; on a CPU a constant."""
         if not self.asynchronous or not self.specification.preprocessing.tile_px:
             return CPU_BATCH
         best, rate = CUDA_BATCHES[0], 0.0
@@ -165,7 +165,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _rate(self, size: int) -> float:
-        """Tiles a second at a batch size, the second time round."""
+        """Measure the tiles per second at a batch size, the second time round."""
         side = self.specification.preprocessing.tile_px
         pixels = torch.zeros((size, 3, side, side), dtype=torch.uint8, device=self.device)
         for _ in range(2):
@@ -176,7 +176,7 @@ class Encoder:
 
 
 def build(specification: Specification) -> nn.Module:
-    """The network with its weights, every tensor of which comes from the file: none can stay random.
+    """Build the network with its weights, every tensor of which comes from the file: none can stay random.
 
     It is made on the meta device, where there are no values at all, and loaded strictly. Raises ValueError, KeyError or
     RuntimeError when the file's tensors are not the network's.
@@ -200,7 +200,7 @@ def load(
 
 
 def _in_order(vectors: torch.Tensor, tiles: Tiles) -> np.ndarray:
-    """Embeddings in the order in which the tiles were given."""
+    """Put embeddings into the order in which the tiles were given."""
     unsorted = np.empty(vectors.shape, np.float32)
     unsorted[tiles.order] = vectors.numpy()
     return unsorted

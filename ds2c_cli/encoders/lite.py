@@ -32,19 +32,19 @@ class StageFour(nn.Module):
 
 
 def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
-    """The packages have no configs: the registry says it all."""
+    """Leave the recipe as it is: the packages have no configs."""
     return recipe
 
 
 def network(recipe: Recipe) -> nn.Module:
-    """timm's network, with weights that mean nothing yet."""
+    """Make timm's network, with weights that mean nothing yet."""
     import timm
 
     return StageFour(timm.create_model(recipe.architecture, pretrained=False), recipe.pooling != Pooling.MAP)
 
 
 def map_shape(recipe: Recipe) -> tuple[int, int, int]:
-    """Side of the tile in pixels, rows of its map, and features of each place."""
+    """Give the side of the tile in pixels, rows of its map, and features of each place."""
     return MAP_PX, MAP_PX // STRIDE, recipe.dimension // 2
 
 

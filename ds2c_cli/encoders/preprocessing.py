@@ -24,7 +24,7 @@ class Tiles:
         return len(self.sides)
 
     def groups(self) -> list[tuple[slice, torch.Tensor]]:
-        """Tiles of one side together: their places in the sorted order, and (m, 3, side, side) uint8 views."""
+        """Group the tiles by side: their places in the sorted order, and (m, 3, side, side) uint8 views."""
         found, start = [], 0
         for side, first, count in zip(*np.unique(self.sides, return_index=True, return_counts=True), strict=True):
             end = start + int(side * side * 3 * count)
@@ -34,12 +34,12 @@ class Tiles:
         return found
 
     def to(self, device: torch.device) -> Tiles:
-        """On a device; from pinned memory without waiting for the copy."""
+        """Copy to a device; from pinned memory without waiting for the copy."""
         return Tiles(self.pixels.to(device, non_blocking=True), self.sides, self.order)
 
 
 def pack(tiles: Sequence[np.ndarray], pinned: bool = False) -> Tiles:
-    """(side, side, 3) uint8 tiles into one buffer; `pinned` lets CUDA copy it while it computes."""
+    """Put (side, side, 3) uint8 tiles into one buffer; `pinned` lets CUDA copy it while it computes."""
     sides = np.array([len(tile) for tile in tiles], np.int64)
     order = np.argsort(sides, kind="stable")
     ends = np.cumsum(sides[order] ** 2 * 3)
@@ -52,7 +52,7 @@ def pack(tiles: Sequence[np.ndarray], pinned: bool = False) -> Tiles:
 
 
 def resize(tiles: Tiles, preprocessing: Preprocessing) -> torch.Tensor:
-    """Tiles of any side as (n, 3, tile_px, tile_px) uint8, in the buffer's order, on the buffer's device.
+    """Resize tiles to (n, 3, tile_px, tile_px) uint8, in the buffer's order, on the buffer's device.
 
     As PIL does it, antialiased in two passes, each rounded to whole grey levels, so that it equals PIL's resize of the
     uint8 tile but for a level or two in a few pixels of a thousand (tested); then the centre is cropped.

@@ -38,13 +38,13 @@ class Specification:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The recipe's, which is known by now."""
+        """Give the recipe's, which is known by now."""
         assert self.recipe.preprocessing is not None
         return self.recipe.preprocessing
 
     @property
     def format(self) -> ModuleType:
-        """The module that builds it."""
+        """Give the module that builds it."""
         return FORMATS[self.recipe.format]
 
     @cached_property
@@ -113,7 +113,7 @@ def specify(
 
 
 def _with_map(recipe: Recipe) -> Recipe:
-    """The same encoder without pooling: its map covers the whole tile, so nothing of it is cropped."""
+    """Leave out the pooling: the map covers the whole tile, so nothing of it is cropped."""
     assert recipe.preprocessing is not None
     tile_px, side, width = FORMATS[recipe.format].map_shape(recipe)
     preprocessing = replace(recipe.preprocessing, tile_px=tile_px, resize_px=0)
@@ -121,7 +121,7 @@ def _with_map(recipe: Recipe) -> Recipe:
 
 
 def _agreed(recipe: Recipe, declared: Recipe) -> Recipe:
-    """The registry's recipe, with what it leaves open as the snapshot declares; a contradiction is an error."""
+    """Fill in what the registry leaves open as the snapshot declares; a contradiction is an error."""
     ours, theirs = recipe.preprocessing, declared.preprocessing
     if ours and theirs:
         for entry in fields(Preprocessing):

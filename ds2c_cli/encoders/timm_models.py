@@ -20,7 +20,7 @@ CLASSES = {"SiLU": nn.SiLU}  # arguments that are classes, by the names that the
 
 
 def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
-    """The recipe with everything that config.json (or timm, for its own names) says where the registry is silent.
+    """Fill in everything that config.json (or timm, for its own names) says where the registry is silent.
 
     Raises ValueError for what they say that is not known here, KeyError for what they do not say.
     """
@@ -48,13 +48,13 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
 
 
 def network(recipe: Recipe) -> nn.Module:
-    """The architecture with weights that mean nothing yet: (n, 3, h, w) normalised -> (n, dimension)."""
+    """Make the architecture with weights that mean nothing yet: (n, 3, h, w) normalised -> (n, dimension)."""
     made = _create(recipe)
     return made if recipe.pooling == Pooling.OWN else Pooled(made, recipe.pooling)
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors by the network's names; a classifier's, which no encoder has, are left out."""
+    """Read the checkpoint's tensors by the network's names, without a classifier's, which no encoder has."""
     import timm
 
     state = read(path)
@@ -74,7 +74,7 @@ def fit_to(made: nn.Module, tile_px: int) -> None:
 
 
 class Pooled(nn.Module):
-    """A vision transformer's tokens after the final norm, as one vector a tile."""
+    """A vision transformer's tokens after the final norm, as one vector per tile."""
 
     def __init__(self, network: nn.Module, pooling: Pooling) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Pooled(nn.Module):
 
 
 def map_shape(recipe: Recipe) -> tuple[int, int, int]:
-    """Side of the tile in pixels, rows of its patch tokens, and the tokens' width; raises UsageError without tokens."""
+    """Give the tile's side in pixels, rows of its patch tokens, and their width; raises UsageError without tokens."""
     with torch.device("meta"):
         made = _create(recipe)
     assert recipe.preprocessing is not None
@@ -105,7 +105,7 @@ def map_shape(recipe: Recipe) -> tuple[int, int, int]:
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name from safetensors or a PyTorch file, never running code; raises ValueError for anything else."""
+    """Read tensors by name from safetensors or a PyTorch file, never running code; raises ValueError for others."""
     import pickle
 
     from safetensors import SafetensorError
@@ -143,7 +143,7 @@ def _create(recipe: Recipe) -> nn.Module:
 
 
 def _preprocessing(said: Mapping[str, Any]) -> Preprocessing:
-    """timm's evaluation transform: resize to input / crop_pct, crop the centre (timm.data.create_transform).
+    """Read timm's evaluation transform: resize to input / crop_pct, crop the centre (timm.data.create_transform).
 
     What a config is silent about has timm's defaults, but a mean and an SD must be there.
     """

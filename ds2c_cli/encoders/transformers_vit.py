@@ -79,7 +79,7 @@ INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
 
 def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
-    """The recipe with architecture and preprocessing as config.json and preprocessor_config.json say.
+    """Fill in architecture and preprocessing as config.json and preprocessor_config.json say.
 
     Raises ValueError for what they say that is not known here, KeyError for what they do not say.
     """
@@ -118,7 +118,7 @@ def declared(recipe: Recipe, snapshot: Snapshot) -> Recipe:
 
 
 def network(recipe: Recipe) -> nn.Module:
-    """timm's VisionTransformer for tiles of the recipe's side."""
+    """Make timm's VisionTransformer for tiles of the recipe's side."""
     from timm.layers import SwiGLUPacked
     from timm.models.vision_transformer import VisionTransformer
 
@@ -145,14 +145,14 @@ def network(recipe: Recipe) -> nn.Module:
 
 
 def map_shape(recipe: Recipe) -> tuple[int, int, int]:
-    """Side of the tile in pixels, rows of its patch tokens, and the tokens' width."""
+    """Give the side of the tile in pixels, rows of its patch tokens, and the tokens' width."""
     assert recipe.preprocessing is not None
     tile_px = recipe.preprocessing.tile_px
     return tile_px, tile_px // recipe.arguments["patch_size"], recipe.arguments["embed_dim"]
 
 
 def tensors(recipe: Recipe, path: Path) -> dict[str, torch.Tensor]:
-    """The checkpoint's tensors by timm's names, position embeddings resized to the recipe's tiles."""
+    """Read the checkpoint's tensors by timm's names, position embeddings resized to the recipe's tiles."""
     assert recipe.preprocessing is not None
     of = recipe.arguments
     state = convert(read(path), of["model_type"], depth=of["depth"], bias=of["qkv_bias"])
@@ -195,7 +195,7 @@ def resize_positions(positions: torch.Tensor, grid: int, *, antialias: bool) -> 
 
 
 def _preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
-    """What the image processors of ViT and DINOv2 do to a square tile."""
+    """Read what the image processors of ViT and DINOv2 do to a square tile."""
     _refuse_unknown(PROCESSOR, processor, must_be=PROCESSOR_MUST_BE, known=PROCESSOR_SAYS | PROCESSOR_NO_MATTER)
     kind = processor.get("image_processor_type", processor.get("feature_extractor_type"))
     resample = processor.get("resample", DEFAULT_RESAMPLE.get(kind))
@@ -217,7 +217,7 @@ def _preprocessing(processor: Mapping[str, Any]) -> Preprocessing:
 
 
 def _side(name: str, size: Any) -> int:
-    """The side of a square tile, whether given by its edge, by height and width, or as a number."""
+    """Read the side of a square tile, whether given by its edge, by height and width, or as a number."""
     sides = {size} if isinstance(size, int) else set(size.values())
     if len(sides) != 1:
         raise ValueError(f"{PROCESSOR} says {name} = {size!r}, tiles are square")

@@ -26,7 +26,7 @@ class Snapshot:
     processor: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """The sha256 of the weights' bytes, whatever the file is called."""
+        """Hash the weights' bytes with sha256, whatever the file is called."""
         if self.weights is None:
             return ""
         with self.weights.open("rb") as file:
@@ -34,7 +34,7 @@ class Snapshot:
 
 
 def find(recipe: Recipe, given: str = "") -> Snapshot:
-    """The files of an encoder; `given` is the user's file or folder, which stands before everything else.
+    """Find the files of an encoder; `given` is the user's file or folder, which stands before everything else.
 
     Downloads from the hub only what neither that nor the hub's cache has. Raises WeightsError that says what to do when
     the files are not here, not reachable, or gated, and UsageError for weights given to an encoder that has none.
@@ -51,7 +51,7 @@ def find(recipe: Recipe, given: str = "") -> Snapshot:
 
 
 def here(recipe: Recipe) -> bool:
-    """Whether the weights of a registry entry are on this machine, told without network."""
+    """Say whether the weights of a registry entry are on this machine, without network."""
     if not recipe.repository:
         return recipe.format == "colour" or _package_file(recipe).is_file()
     return any(_cached(recipe, name) for name in _weights_names(recipe))
@@ -62,7 +62,7 @@ def _weights_names(recipe: Recipe) -> list[str]:
 
 
 def _local(recipe: Recipe, path: Path) -> Snapshot:
-    """The file named, or what a folder holds under the names that the hub uses."""
+    """Take the file named, or what a folder holds under the names that the hub uses."""
     if path.is_file():
         return Snapshot(path, _json(path.parent / CONFIG), _json(path.parent / PROCESSOR))
     if not path.is_dir():
@@ -106,7 +106,7 @@ def _timm_repository(recipe: Recipe) -> str:
 
 
 def _cached(recipe: Recipe, name: str) -> Path | None:
-    """A file of the repository in the hub's cache; asks nobody, so it answers at once on an offline node."""
+    """Look for a file of the repository in the hub's cache; asks nobody, so it answers at once on an offline node."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(recipe.repository, name, revision=recipe.revision)
@@ -114,7 +114,7 @@ def _cached(recipe: Recipe, name: str) -> Path | None:
 
 
 def _from_hub(recipe: Recipe) -> Snapshot:
-    """The repository's files, each from the hub's cache if it is there."""
+    """Get the repository's files, each from the hub's cache if it is there."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def optional(name: str) -> Path | None:
@@ -148,7 +148,7 @@ def _fetch(recipe: Recipe, name: str) -> Path:
 
 
 def _explained(recipe: Recipe, error: Exception) -> WeightsError:
-    """Gated, unknown or out of reach: one message each, that says what to do."""
+    """Say what to do about a repository that is gated, unknown or out of reach."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
