@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from ..cache.store import Cache
 from ..device import devices_of
-from ..encoders.specification import specify
+from ..encoders.specification import Specification, specify
 from ..errors import Ds2cError, InputError, WeightsError
+from ..progress import Progress
 from ..project import Project
 from ..records import EncoderUsed
 from ..settings import DEFAULT_ENCODER, Embedding
 from ..workspace import Workspace
-from .pipeline import Spent, encode_blocks, encode_on_devices
-from .tiles import plan
+from .pipeline import encode_blocks, encode_on_devices
+from .tiles import Block, plan
 
 
 @dataclass
@@ -48,66 +51,101 @@ def embed(
 ) -> Embedded:
     """Embed every cell and spot tile of the samples that the cache lacks; a second run encodes nothing.
 
-    With several devices each has a process of its own. `shard` (I, N) does part I of N, whole blocks of the slides,
-    even by tiles; the parts may run at once on any machines that share the cache. `expected` is the fingerprint a
-    checkpoint was trained with. Raises WeightsError when the encoder cannot be had or is not the expected one and, once
-    all that can be read is embedded, InputError that names the slides that are gone, damaged or not those that were
-    prepared.
+    With several devices each has a process of its own.
+
+    Args:
+        workspace: Project, cache, devices and who is told of progress.
+        settings: Encoder and how it is run.
+        samples: Names; without any, all samples.
+        shard: (I, N) does part I of N, whole blocks of the slides, even by tiles; the parts may run at once on any
+            machines that share the cache.
+        expected: Fingerprint that a checkpoint was trained with.
+        dry_run: Only count.
+
+    Raises:
+        WeightsError: The encoder cannot be had, or is not the expected one.
+        InputError: Slides are gone, damaged or not those that were prepared; all that can be read is embedded before.
     """
     workspace = Workspace.of(workspace)
     project = workspace.project
     settings = settings.changed(encoder=settings.encoder or DEFAULT_ENCODER)
     chosen = project.samples(samples)
     devices = devices_of(workspace.device)
-    specification = specify(
-        settings.encoder,
-        settings.weights,
-        device=workspace.device,
-        precision=settings.precision,
-        features=settings.features,
-    )
+    specification = _specify(settings, workspace.device, expected=expected)
     fingerprint, about = specification.fingerprint, specification.description
-    if expected and fingerprint != expected:
-        raise WeightsError(
-            f"the encoder {settings.encoder} here has the fingerprint {fingerprint}, the model was trained with "
-            f"{expected}",
-            "Use the same weights, preprocessing and precision as in training.",
-        )
     cache = Cache(workspace.cache, fingerprint, about.dimension)
     done = Embedded(about.encoder, fingerprint, about.dimension, note=specification.recipe.note)
     done.devices = [str(one) for one in devices]
-    done.last_rate = next(
-        (entry.tiles_per_second for entry in project.embeddings() if entry.fingerprint == fingerprint), None
-    )
+    done.last_rate = _last_rate(project, fingerprint)
     blocks, done.tiles = plan(chosen, cache, about, shard=shard)
     done.cached = done.tiles - sum(len(block.keys) for block in blocks)
     if dry_run:
         return done
+    failures: Mapping[str, Ds2cError] = {}
     if blocks:
-        spent = (encode_blocks if len(devices) == 1 else encode_on_devices)(
+        failures = _encode(
+            done,
             blocks,
             specification,
             cache,
             devices=devices,
             batch_size=settings.batch_size,
             progress=workspace.progress,
-            facts=f"{done.cached:,} cached",
         )
-        _tell(done, spent)
     if not expected:  # what a checkpoint needs is not what the project is embedded with
         used = EncoderUsed(settings=settings, fingerprint=fingerprint, description=about)
         project.record_embedding(used, rate=done.rate, samples=[sample.name for sample in chosen], shards=shard[1])
-    if blocks and spent.failures:
-        raise _failed(spent.failures)
+    if failures:
+        raise _failed(failures)
     return done
 
 
-def _tell(done: Embedded, spent: Spent) -> None:
-    """Take over what was encoded and where the time went."""
+def _specify(settings: Embedding, device: str, *, expected: str) -> Specification:
+    """Find the encoder that is asked for; raises WeightsError where it is not the expected one."""
+    found = specify(
+        settings.encoder, settings.weights, device=device, precision=settings.precision, features=settings.features
+    )
+    if expected and found.fingerprint != expected:
+        raise WeightsError(
+            f"the encoder {settings.encoder} here has the fingerprint {found.fingerprint}, the model was trained with "
+            f"{expected}",
+            "Use the same weights, preprocessing and precision as in training.",
+        )
+    return found
+
+
+def _last_rate(project: Project, fingerprint: str) -> float | None:
+    """Look up how many tiles per second the encoder took the last time."""
+    rates = (entry.tiles_per_second for entry in project.embeddings() if entry.fingerprint == fingerprint)
+    return next(rates, None)
+
+
+def _encode(
+    done: Embedded,
+    blocks: Sequence[Block],
+    specification: Specification,
+    cache: Cache,
+    *,
+    devices: Sequence[torch.device],
+    batch_size: int,
+    progress: Progress,
+) -> Mapping[str, Ds2cError]:
+    """Encode the blocks and note in `done` what came of it; returns the first error of each sample that had one."""
+    encode = encode_blocks if len(devices) == 1 else encode_on_devices
+    spent = encode(
+        blocks,
+        specification,
+        cache,
+        devices=devices,
+        batch_size=batch_size,
+        progress=progress,
+        facts=f"{done.cached:,} cached",
+    )
     done.encoded, done.batch_size = spent.tiles, spent.batch_size
     done.cached += spent.found
     done.read_seconds, done.encode_seconds, done.write_seconds = spent.read, spent.encode, spent.write
     done.rate = spent.tiles / spent.wall if spent.tiles else None
+    return spent.failures
 
 
 def _failed(failures: Mapping[str, Ds2cError]) -> InputError:
