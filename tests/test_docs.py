@@ -36,6 +36,16 @@ def test_every_version_is_the_same():
     assert f"version: {ds2c_cli.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+def test_the_steps_of_contributing_name_what_there_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:ds2c_cli|tests|docs|examples)/[\w./]*)`", text)
+    assert len(paths) > 10
+    for path in paths:
+        assert (ROOT / path).exists() or {"FORMAT", "NAME"} & set(re.split(r"\W", path)), path
+    for name, path in re.findall(r"`(\w+)` in\s+`(ds2c_cli/[\w./]+\.py)`", text):
+        assert re.search(rf"^(?:class |def )?{name}\b", (ROOT / path).read_text(), re.MULTILINE), f"{name} in {path}"
+
+
 def test_the_architecture_page_names_every_room():
     text = (ROOT / "docs" / "architecture.md").read_text()
     for entry in (ROOT / "ds2c_cli").iterdir():
