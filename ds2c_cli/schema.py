@@ -73,4 +73,4 @@ OBSM_UM = "spatial"
 OBSM_PX = "spatial_px"
 UNS = "ds2c"
 
-TARGET_SUM = 10_000.0  # counts a spot (or cell) is normalised to before log1p
+TARGET_SUM = 10_000.0  # counts that a spot (or cell) is normalised to before log1p

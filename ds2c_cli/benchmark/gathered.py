@@ -114,7 +114,7 @@ class Gathered:
 
 
 def _curves(per_gene: pd.DataFrame) -> pd.DataFrame:
-    """Of a network's scores a gene those that are drawn: the best without the spots, of cells where it has such."""
+    """Of a network's scores per gene those that are drawn: the best without the spots, of cells where it has such."""
     image = per_gene[(per_gene["checkpoint"] != "") & ~per_gene["model"].str.endswith(SEES_SPOT)]
     metric = "pearson" if (image["metric"] == "pearson").any() else "spot_pearson"
     ranked = image[image["metric"] == metric].dropna(subset="value").sort_values("value", ascending=False)

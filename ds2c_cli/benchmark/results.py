@@ -26,7 +26,7 @@ class Results:
     `rows` are tidy, as of an evaluation, with design, fold, unit (a fold and a sample) and column (the paper's); those
     without a column are in no table. `means` holds the resampled means (10000,) of all rows of a key: model, encoder,
     design, column, metric, genes. `differences` holds those of a model less the reference, paired: the keys have the
-    reference's encoder besides, after the model's. `curves` are scores a gene of the image-only models. `missing` are
+    reference's encoder besides, after the model's. `curves` are scores per gene of the image-only models. `missing` are
     jobs without a score of what the plan says, `left_out` those that cannot be, `failed` those that went wrong in this
     run: reasons.
     """

@@ -96,7 +96,7 @@ def cells_per_spot(numbers: Mapping[str, np.ndarray]) -> Figure:
             color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i // len(COLOURS) % len(DASHES)], linewidth=1.4,
             label=f"{name}, median {np.median(number) if len(number) else 0:.0f}",
         )  # fmt: skip
-    axes.set(xlabel="cells a spot", ylabel="spots with cells", title="Cells per spot")
+    axes.set(xlabel="cells per spot", ylabel="spots with cells", title="Cells per spot")
     _plain(axes)
     axes.legend(frameon=False, fontsize=7 if len(numbers) > 6 else 9, ncols=1 + len(numbers) // 9)
     return figure

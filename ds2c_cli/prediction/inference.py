@@ -22,7 +22,7 @@ from ..workspace import Workspace
 
 CELLS_AT_ONCE = 8192
 MOST_HELD = 150_000_000  # predictions, cells by genes, kept in memory for the second time they are needed
-VALUES_AT_ONCE = 1 << 24  # cells times genes: 64 MB a matrix, of which there are about ten at a time
+VALUES_AT_ONCE = 1 << 24  # cells times genes: 64 MB per matrix, of which there are about ten at a time
 
 
 @dataclass(frozen=True)
