@@ -174,7 +174,7 @@ def test_a_visium_sample_has_its_arrays_neighbours_and_cellvits_nuclei(painted, 
 def test_contradictory_pixel_sizes_are_resolved_by_evidence_and_told(painted, tmp_path, said, expected, told):
     write_visium_sample(tmp_path, painted / "one", **said)
     sample = open_hest(tmp_path, "TENX24")
-    mpp, note = hest_module.believed_mpp(sample, PITCH)
+    mpp, note = hest_module.believed_mpp(sample, pitch_px=PITCH)
     assert mpp == pytest.approx(expected)
     assert bool(note) is told
     if told:
@@ -183,7 +183,7 @@ def test_contradictory_pixel_sizes_are_resolved_by_evidence_and_told(painted, tm
 
 def test_transcripts_are_evidence_whatever_the_rotation(painted, tmp_path):
     write_xenium_sample(tmp_path, painted / "one", pixel_size_um_estimated=0.2125)
-    mpp, note = hest_module.believed_mpp(open_hest(tmp_path, "NCBI856"), 200.0)
+    mpp, note = hest_module.believed_mpp(open_hest(tmp_path, "NCBI856"), pitch_px=200.0)
     assert mpp == MPP
     assert "the transcripts say 0.5: 0.5 is used" in note
 

@@ -87,7 +87,9 @@ def test_numeric_ids_stay_as_they_are_written(table):
 
 
 def test_columns_can_be_named(table):
-    spots = read_spots(table("spot_id,name,x,y,px,py", "a,n1,1,2,10,20"), "px", "py", "name")
+    spots = read_spots(
+        table("spot_id,name,x,y,px,py", "a,n1,1,2,10,20"), x_column="px", y_column="py", id_column="name"
+    )
     assert (spots.spot_id[0], spots.x[0], spots.y[0]) == ("n1", 10, 20)
 
 

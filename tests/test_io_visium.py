@@ -91,7 +91,7 @@ def write_matrix(path: Path, counts: np.ndarray, barcodes: list[str]) -> None:
 @pytest.mark.parametrize("raw", [False, True])
 def test_spots_and_counts_of_every_generation(positions: str, raw: bool, tmp_path: Path) -> None:
     table = write_visium(tmp_path, positions).set_index("barcode")
-    visium = read_visium(tmp_path, raw)
+    visium = read_visium(tmp_path, raw=raw)
     assert len(visium.spots.spot_id) == (144 if raw else (table["in_tissue"] == 1).sum())
     rows = table.loc[visium.spots.spot_id]
     assert visium.spots.x.tolist() == rows["pxl_col_in_fullres"].tolist()

@@ -129,7 +129,7 @@ def read_hest_spots(hest: Hest) -> tuple[SpotTable, Counts, np.ndarray | None]:
     return SpotTable(ids, xy[:, 0], xy[:, 1], flags), counts, array
 
 
-def believed_mpp(hest: Hest, pitch_px: float | None) -> tuple[float, str]:
+def believed_mpp(hest: Hest, *, pitch_px: float | None) -> tuple[float, str]:
     """Microns a pixel by the evidence, and a sentence where the metadata contradicts it or itself.
 
     Evidence is, the better first: transcripts given in microns and in pixels; the known pitch of the array, `pitch_px`

@@ -38,8 +38,17 @@ class SpotTable:
     y: np.ndarray  # (n,) float64 centre
     in_tissue: np.ndarray  # (n,) bool
 
+    @property
+    def centres(self) -> np.ndarray:
+        """Give x and y as (n, 2)."""
+        return np.column_stack([self.x, self.y])
 
-def read_spots(path: Path, x_column: str = "", y_column: str = "", id_column: str = "") -> SpotTable:
+    def only(self, rows: np.ndarray) -> SpotTable:
+        """Give some of the spots, in the order of `rows`."""
+        return SpotTable(self.spot_id[rows], self.x[rows], self.y[rows], self.in_tissue[rows])
+
+
+def read_spots(path: Path, *, x_column: str = "", y_column: str = "", id_column: str = "") -> SpotTable:
     """Spots of a CSV, TSV or Parquet table; empty column names are detected.
 
     The id is a column spot_id, barcode or id; in a legacy Spatial Transcriptomics table (array positions x, y beside

@@ -73,7 +73,7 @@ def read_transcripts(path: Path, columns: tuple[str, str], cells: bool = False) 
 
 
 def count_in_spots(
-    batches: Iterator[Transcripts], spots: np.ndarray, radius: float, spot_id: np.ndarray, genes: np.ndarray
+    batches: Iterator[Transcripts], spots: np.ndarray, *, radius: float, spot_id: np.ndarray, genes: np.ndarray
 ) -> tuple[Counts, int]:
     """The transcripts of some genes within `radius` of a spot (n, 2), whatever cell they are in, spots and xy in one
     unit; and how many there are of other features.

@@ -38,7 +38,7 @@ class Visium:
         return PITCH_UM / self.pitch_px
 
 
-def visium_files(folder: Path, raw: bool = False) -> tuple[Path, Path, Path]:
+def visium_files(folder: Path, *, raw: bool = False) -> tuple[Path, Path, Path]:
     """The positions, the scale factors and the counts of a Space Ranger `outs` folder; with `raw` those of every spot.
 
     Raises InputError for a file that is missing.
@@ -53,13 +53,13 @@ def visium_files(folder: Path, raw: bool = False) -> tuple[Path, Path, Path]:
     return positions, spatial / SCALE_FILE, matrix
 
 
-def read_visium(folder: Path, raw: bool = False) -> Visium:
+def read_visium(folder: Path, *, raw: bool = False) -> Visium:
     """The in-tissue spots of a Space Ranger `outs` folder with their filtered counts; with `raw` every spot.
 
     Raises InputError for a file that is missing or malformed, a barcode without a position, positions that do not stand
     on Visium's array, and for Visium HD, whose bins are no spots.
     """
-    positions, scale_file, matrix = visium_files(folder, raw)
+    positions, scale_file, matrix = visium_files(folder, raw=raw)
     scale = _hires_scale(scale_file)
     table, array = _positions(positions)
     counts = read_counts(matrix)
@@ -75,12 +75,12 @@ def read_visium(folder: Path, raw: bool = False) -> Visium:
         raise InputError(f"no spot of {positions} is in tissue", "Give a run in which tissue was found, or add --raw.")
     pitch = _pitch(positions, table, array)
     rows = at[kept]
-    spots = SpotTable(table.spot_id[rows], table.x[rows], table.y[rows], table.in_tissue[rows])
+    spots = table.only(rows)
     chosen = Counts(counts.ids[kept], counts.genes, counts.matrix[kept], counts.note)
     return Visium(spots, chosen, array[rows], pitch, scale)
 
 
-def check_full_resolution(visium: Visium, width: int, height: int, slide: Path) -> None:
+def check_full_resolution(visium: Visium, *, width: int, height: int, slide: Path) -> None:
     """Raise InputError where the slide (width, height in pixels) is Space Ranger's small picture of the slide."""
     far = np.array([visium.spots.x.max(), visium.spots.y.max()])
     size = np.array([width, height])
@@ -130,7 +130,7 @@ def _pitch(path: Path, table: SpotTable, array: np.ndarray) -> float:
     """Pixels from spot to spot: twice a column's step, and 2 / sqrt(3) times a row's, of the affine map from the array
     to the image that fits best.
     """
-    points = np.column_stack([table.x, table.y])
+    points = table.centres
     design = np.column_stack([array, np.ones(len(array))])
     if np.linalg.matrix_rank(design) < 3:
         raise InputError(f"{path} has its spots on one line", "Give Space Ranger's own file.")

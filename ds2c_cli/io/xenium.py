@@ -69,7 +69,7 @@ def open_xenium(folder: Path, boundaries: Boundaries = "cell", alignment: Path |
     return Xenium(folder, pixel_um, outlines, _first(folder, MATRICES), transcripts, alignment)
 
 
-def way_to_slide(run: Xenium, slide_mpp: float | None, given_mpp: float | None) -> tuple[MicronsToPixels, str]:
+def way_to_slide(run: Xenium, *, slide_mpp: float | None, given_mpp: float | None) -> tuple[MicronsToPixels, str]:
     """How the run's microns become the slide's level-0 pixels, and a sentence about it or nothing.
 
     Through the alignment, whose matrix takes the slide's pixels to those of the run's image (Xenium Explorer's

@@ -7,10 +7,11 @@ import pandas as pd
 import shapely
 
 from ..errors import InputError
-from ..geometry import Lattice
-from ..io.slides import Slide
+from ..geometry import Lattice, centroids
 from ..io.tissue import TissueMask
 from ..settings import Geometry
+from .inputs import SampleInputs
+from .material import Material
 
 TYPICAL_CELL_UM = (4.0, 40.0)  # equivalent diameter of a segmented nucleus or cell, beyond which mpp is doubted
 PITCHES_UM = {"hex": (100.0,), "grid": (200.0, 100.0)}  # Visium; legacy Spatial Transcriptomics and 100 um arrays
@@ -21,9 +22,9 @@ CHECK_GAIN = 0.25  # how much better another reading of the coordinates must fit
 
 
 def match(
-    ids: np.ndarray, counted: np.ndarray, kind: str, source: str, counts_source: str, keep_matching: bool
+    ids: np.ndarray, counted: np.ndarray, *, kind: str, source: str, counts_source: str, keep_matching: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of ids (n,) and of the counts' ids (m,) that are the same, in the order of the first.
+    """Find the rows of ids (n,) and of the counts' ids (m,) that are the same, in the order of the first.
 
     Raises InputError unless both hold the same ids; with `keep_matching` only when they share none.
     """
@@ -46,19 +47,63 @@ def match(
     return np.flatnonzero(common), position[common]
 
 
-def check_coordinates(
-    kind: str,
-    ids: np.ndarray,
-    points: np.ndarray,
-    source: str,
-    slide: Slide,
-    tissue: TissueMask,
-    mpp: float,
-) -> None:
-    """Raise InputError unless points (n, 2) lie on the slide and no other reading of them fits the tissue far better.
+def check(inputs: SampleInputs, material: Material, *, tissue: TissueMask, geometry: Geometry) -> list[str]:
+    """Check that cells and spots lie on the tissue, and say in sentences what else is to be doubted.
 
-    The other readings are the usual mistakes: x and y swapped, microns given as pixels, both.
+    Raises:
+        InputError: Coordinates are not those of this slide, unless the user trusts them.
     """
+    doubts: list[str] = []
+    measured, mpp = material.measured, material.mpp
+    if measured is not None:
+        doubts += doubt_pitch(measured.lattice, mpp=mpp, geometry=geometry.in_microns(mpp))
+        check_coordinates(
+            inputs,
+            measured.spots.centres,
+            ids=measured.spots.spot_id,
+            kind="spot",
+            source=measured.spots_from,
+            tissue=tissue,
+            mpp=mpp,
+        )
+    if not inputs.sources.on_grid:
+        cells = material.cells
+        doubts += doubt_cell_size(cells.outline, mpp=mpp)
+        check_coordinates(
+            inputs,
+            centroids(cells.outline),
+            ids=cells.cell_id,
+            kind="cell",
+            source=material.cells_from,
+            tissue=tissue,
+            mpp=mpp,
+        )
+    return doubts
+
+
+def check_coordinates(
+    inputs: SampleInputs, points: np.ndarray, *, ids: np.ndarray, kind: str, source: str, tissue: TissueMask, mpp: float
+) -> None:
+    """Check that points lie on the slide and that no other reading of them fits the tissue far better.
+
+    The other readings are the usual mistakes: x and y swapped, microns given as pixels, both. Nothing is checked where
+    the user trusts the coordinates.
+
+    Args:
+        inputs: The sample's files.
+        points: (n, 2) in level-0 pixels.
+        ids: (n,) of the points.
+        kind: What they are: cell, spot.
+        source: Where they are from, for messages.
+        tissue: Where the slide shows tissue.
+        mpp: Microns per pixel.
+
+    Raises:
+        InputError: They don't fit the slide.
+    """
+    if inputs.sources.trust_coordinates:
+        return
+    slide = inputs.slide
     x, y = points.T
     outside = (x < 0) | (y < 0) | (x > slide.width) | (y > slide.height)
     bin_px = max(CHECK_BIN_UM / mpp, tissue.scale)
@@ -89,14 +134,14 @@ def check_coordinates(
 
 
 def doubt_pixel_size(mpp: float, tag: float | None) -> list[str]:
-    """A sentence where the slide's own tag says another pixel size than the one that is used."""
+    """Say where the slide's own tag says another pixel size than the one that is used."""
     if tag is None or abs(tag / mpp - 1) <= TAG_TOLERANCE:
         return []
     return [f"the slide's tag says {tag:g} um a pixel, {mpp:g} is used"]
 
 
-def doubt_cell_size(outline: np.ndarray, mpp: float) -> list[str]:
-    """A sentence where the median cell (of shapely outlines, pixels) has no cell's size at this pixel size."""
+def doubt_cell_size(outline: np.ndarray, *, mpp: float) -> list[str]:
+    """Say where the median cell (of shapely outlines, pixels) has no cell's size at this pixel size."""
     area = shapely.area(outline)
     if not (area > 0).any():
         return []
@@ -110,8 +155,8 @@ def doubt_cell_size(outline: np.ndarray, mpp: float) -> list[str]:
     ]
 
 
-def doubt_pitch(lattice: Lattice, mpp: float, geometry: Geometry) -> list[str]:
-    """A sentence where measured spots stand closer than they are wide, or at no known array's distance."""
+def doubt_pitch(lattice: Lattice, *, mpp: float, geometry: Geometry) -> list[str]:
+    """Say where measured spots stand closer than they are wide, or at no known array's distance."""
     pitch = lattice.pitch_px * mpp
     if not np.isfinite(pitch):
         return []

@@ -11,13 +11,13 @@ from ..errors import InputError, UsageError
 from ..io.cells import READERS as CELL_READERS
 from ..io.counts import READERS as COUNT_READERS
 from ..io.hest import hest_ids, open_hest
-from ..io.slides import open_slide
 from ..io.spatialdata import is_spatialdata
 from ..io.tables import TABLES, column_names, listed, read_columns, suffix_of
 from ..settings import Geometry
 from ..workspace import Workspace
+from .inputs import SampleInputs
 from .prepare import Prepared, prepare, sample_name
-from .sources import Sources, source_files
+from .sources import Sources
 
 PATHS = ("slide", "counts", "spots", "visium", "xenium", "alignment", "hest")
 FLAGS = ("raw", "keep_matching", "trust_coordinates")
@@ -187,6 +187,7 @@ def _request(found: dict[str, str], folder: Path, tell: Callable[[str], None]) -
 def _check(request: Request, geometry: Geometry, tell: Callable[[str], None]) -> None:
     """Tell every problem of a request that shows without reading its files whole."""
     sources = request.sources
+    inputs = SampleInputs(sources)
 
     def attempt(check: Callable[[], object]) -> None:
         try:
@@ -200,12 +201,12 @@ def _check(request: Request, geometry: Geometry, tell: Callable[[str], None]) ->
         path = sources.cells_file() if key == "cells" else getattr(sources, key)
         if path is not None and not is_spatialdata(path):
             attempt(lambda path=path, known=known, key=key: suffix_of(path, known, key))  # type: ignore[misc]
-    attempt(lambda: source_files(sources, geometry.pseudospot == "transcripts"))
-    attempt(lambda: _check_slide(sources))
+    attempt(lambda: inputs.files(transcripts=geometry.pseudospot == "transcripts"))
+    attempt(lambda: _check_slide(inputs))
 
 
-def _check_slide(sources: Sources) -> None:
-    slide = open_slide(sources.slide)
+def _check_slide(inputs: SampleInputs) -> None:
+    slide, sources = inputs.slide, inputs.sources
     elsewhere = sources.visium or sources.xenium or sources.hest
     if slide.mpp is None and sources.mpp is None and elsewhere is None:
         raise InputError(f"{sources.slide} does not say its pixel size: fill in mpp")

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from ..io.slides import Slide
 from ..io.tissue import TissueMask
-from ..settings import Geometry
 
 CELL_COLOUR, SPOT_COLOUR, TISSUE_COLOUR = "#00a651", "#0057b8", "#d98c00"
 ZOOM_UM = 250.0
@@ -20,12 +19,13 @@ ZOOM_UM = 250.0
 
 def draw_overlay(
     path: Path,
+    *,
     slide: Slide,
     tissue: TissueMask,
     mpp: float,
     outline: np.ndarray,
     spots: np.ndarray,
-    geometry: Geometry,
+    spot_um: float,
 ) -> None:
     """Write a PNG: the slide with cells as dots, spots as discs and the tissue's edge, and one place enlarged.
 
@@ -43,7 +43,7 @@ def draw_overlay(
     whole.contour(columns * tissue.scale, rows * tissue.scale, tissue.mask, [0.5], colors=TISSUE_COLOUR, linewidths=0.7)
     shown = np.random.default_rng(0).permutation(len(points))[:20_000]
     whole.scatter(*points[shown].T, s=0.6, c=CELL_COLOUR, linewidths=0)
-    _discs(whole, spots, geometry.spot_um / mpp, 0.4)
+    _discs(whole, spots, diameter=spot_um / mpp, width=0.4)
     whole.set(xlim=(0, slide.width), ylim=(slide.height, 0))
     whole.set_title(f"{len(points):,} cells (green), {len(spots):,} spots (blue), tissue (orange)", fontsize=10)
 
@@ -58,7 +58,7 @@ def draw_overlay(
         near.add_collection(LineCollection(edges, colors=CELL_COLOUR, linewidths=0.9))
     else:
         near.scatter(*points[close].T, s=14, facecolors="none", edgecolors=CELL_COLOUR)
-    _discs(near, spots, geometry.spot_um / mpp, 1.6)
+    _discs(near, spots, diameter=spot_um / mpp, width=1.6)
     near.set(xlim=(x, x + side), ylim=(y + side, y))
     near.set_title(f"{ZOOM_UM:g} um: outlines should follow the cells", fontsize=10)
     for axes in (whole, near):
@@ -66,7 +66,7 @@ def draw_overlay(
     figure.savefig(path, format="png")
 
 
-def _discs(axes: Axes, spots: np.ndarray, diameter: float, width: float) -> None:
+def _discs(axes: Axes, spots: np.ndarray, *, diameter: float, width: float) -> None:
     sizes = np.full(len(spots), diameter)
     axes.add_collection(
         EllipseCollection(
@@ -77,5 +77,5 @@ def _discs(axes: Axes, spots: np.ndarray, diameter: float, width: float) -> None
 
 
 def _crowded(points: np.ndarray) -> np.ndarray:
-    """The cell nearest the middle of all: a place that certainly has cells."""
+    """Find the cell nearest the middle of all: a place that certainly has cells."""
     return points[np.abs(points - np.median(points, 0)).sum(1).argmin()]
