@@ -107,7 +107,7 @@ def by_block(pool: Executor, crop: Callable[[np.ndarray], Iterable], boxes: np.n
 def one_by_one(slide: Slide, boxes: np.ndarray) -> int:
     """The published implementation's way: a read per cell, in the order of the file."""
     for x, y, side in boxes.tolist():
-        slide.read(x, y, side, side)
+        slide.read(x, y, width=side, height=side)
     return len(boxes)
 
 

@@ -173,7 +173,9 @@ def spot_by_spot(
     began = perf_counter()
     with torch.autocast(device.type, kind, enabled=kind != torch.float32):
         for number, boxes in enumerate(spots):
-            tiles = [transform(Image.fromarray(slide.read(x, y, side, side))) for x, y, side in boxes.tolist()]
+            tiles = [
+                transform(Image.fromarray(slide.read(x, y, width=side, height=side))) for x, y, side in boxes.tolist()
+            ]
             own = network(tiles[0][None].to(device)).float().cpu()
             cells = network(torch.stack(tiles[1:]).to(device)).float().cpu()
             np.save(folder / f"{number}.npy", torch.cat([own, cells]).numpy())

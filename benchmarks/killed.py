@@ -93,7 +93,7 @@ def slides(home: Path, size: int) -> Project:
     project = Project(home / "project")
     for number in range(WRITERS):
         source = home / "slides" / str(number)
-        paint_sample(source, number, size)
+        paint_sample(source, seed=number, size_px=size)
         sources = Sources(source / "slide.tif", str(source / "cells.parquet"))
         prepare(
             project,

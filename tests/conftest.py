@@ -64,7 +64,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two generated slides with cells and counts: one/ and two/, 1,024 pixels per side."""
     folder = tmp_path_factory.mktemp("painted")
     for name, seed in (("one", 1), ("two", 2)):
-        paint_sample(folder / name, seed, 1024)
+        paint_sample(folder / name, seed=seed, size_px=1024)
     return folder
 
 

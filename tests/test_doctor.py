@@ -295,7 +295,7 @@ def test_pixels_that_are_not_those_written(monkeypatch, only):
 
     only("slide reading")
     assert look("slide reading").state == "ok"
-    monkeypatch.setattr(TiledTiff, "read", lambda slide, *where: 0)
+    monkeypatch.setattr(TiledTiff, "read", lambda slide, *corner, **size: 0)
     assert look("slide reading").state == "fail"
 
 

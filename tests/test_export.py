@@ -57,10 +57,11 @@ def home(tmp_path_factory) -> Path:
     `dots`, whose cells are centroids only."""
     home = tmp_path_factory.mktemp("export")
     source = home / "source"
-    paint_sample(source, 1, 1024)
+    paint_sample(source, seed=1, size_px=1024)
     project = Project(home / "project")
     cells = read_cells(source / "cells.parquet")
-    write_outlines(source / "odd.parquet", *odd_cells(cells.cell_id, cells.outline))
+    cell_id, outline = odd_cells(cells.cell_id, cells.outline)
+    write_outlines(source / "odd.parquet", cell_id=cell_id, outline=outline)
     centre = shapely.get_coordinates(shapely.centroid(cells.outline[:200]))
     pd.DataFrame({"cell_id": cells.cell_id[:200], "x_pixel": centre[:, 0], "y_pixel": centre[:, 1]}).to_csv(
         source / "dots.csv", index=False
@@ -137,7 +138,7 @@ def test_spatialdata_has_the_slide_the_cells_and_the_spots(write, project, decon
     assert set(data.shapes) == {"cells", "spots"}
     assert set(data.tables) == {"table", "spot_table"}
     assert np.array_equal(
-        data["slide"].data.compute(), np.moveaxis(open_slide(sample.slide).read(0, 0, 1024, 1024), -1, 0)
+        data["slide"].data.compute(), np.moveaxis(open_slide(sample.slide).read(0, 0, width=1024, height=1024), -1, 0)
     )
     assert data["slide"].coords["c"].values.tolist() == ["r", "g", "b"]
     assert data["cells"].index.tolist() == sample.cells["cell_id"].tolist()

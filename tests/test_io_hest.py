@@ -224,7 +224,7 @@ def test_a_folder_is_prepared_whole_and_its_patients_are_donors(painted, tmp_pat
     folder = tmp_path / "hest"
     write_xenium_sample(folder, painted / "one", "NCBI856")
     write_visium_sample(folder, painted / "two", "TENX24", patient=None)
-    requests = hest_requests(folder, [], Sources(Path(), mpp=None), "", "lung")
+    requests = hest_requests(folder, [], shared=Sources(Path(), mpp=None), donor="", cohort="lung")
     assert [(request.name, request.donor) for request in requests] == [("NCBI856", "Patient 1"), ("TENX24", "")]
     done = prepare_all(Workspace(Project(tmp_path / "all")), requests, geometry=BY_CENTROID)
     assert [one.folder.name for one in done] == ["NCBI856", "TENX24"]

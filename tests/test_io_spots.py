@@ -161,12 +161,12 @@ def test_a_file_cut_short_is_refused(tmp_path, name):
 
 def test_ids_become_text():
     values = [np.array([1.0, 2.0]), np.array([b"a", b"b"]), pd.Series(["a", "b"], dtype="category"), [3, 4]]
-    assert [identifiers(Path("f"), value, "cell").tolist() for value in values] == [
+    assert [identifiers(Path("f"), value, noun="cell").tolist() for value in values] == [
         ["1", "2"], ["a", "b"], ["a", "b"], ["3", "4"],
     ]  # fmt: skip
     for value in (np.array([1.0, np.nan]), pd.Series(["a", None]), pd.Series(["a", pd.NA], dtype="string")):
         with pytest.raises(InputError, match="f: cell 2 of 2 has no id"):
-            identifiers(Path("f"), value, "cell")
+            identifiers(Path("f"), value, noun="cell")
 
 
 # Real tables

@@ -224,7 +224,7 @@ def test_spatialdata_io_reads_the_same_outlines_and_counts(run, version):
     theirs = spatialdata_io.xenium(run, transcripts=False, cells_as_circles=False, **only)
     itself = MicronsToPixels(np.eye(2), np.zeros(2))
     for kind in ("cell", "nucleus"):
-        ours = read_boundaries(open_xenium(run, kind), itself)
+        ours = read_boundaries(open_xenium(run, boundaries=kind), itself)
         shapes = theirs.shapes[f"{kind}_boundaries"]
         ids = (shapes["cell_id"] if "cell_id" in shapes else shapes.index.to_series()).astype(str)
         if kind == "nucleus" and version is OLD:

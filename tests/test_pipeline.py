@@ -53,7 +53,7 @@ def expected_embeddings(sample, encoder):
     """Read and encode every tile on its own."""
     slide = open_slide(sample.slide)
     boxes, keys = tiles_of(sample, encoder.specification.description)
-    tiles = [slide.read(int(x), int(y), int(side), int(side)) for x, y, side in boxes]
+    tiles = [slide.read(int(x), int(y), width=int(side), height=int(side)) for x, y, side in boxes]
     return keys, np.concatenate([encoder([tile]) for tile in tiles]).astype(np.float16)
 
 

@@ -82,7 +82,7 @@ def write_strips(path: Path, picture: np.ndarray = PICTURE, **options: object) -
 def whole(path: Path) -> np.ndarray:
     """All pixels of level 0."""
     slide = open_slide(path)
-    return slide.read(0, 0, slide.width, slide.height)
+    return slide.read(0, 0, width=slide.width, height=slide.height)
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
@@ -144,7 +144,7 @@ def test_every_level_of_a_pyramid_is_read(tmp_path):
     assert slide._levels() == [(700, 500), (350, 250), (175, 125)]
     for level in range(3):
         width, height = slide._levels()[level]
-        assert (slide.read(0, 0, width, height, level) == PICTURE[:: 2**level, :: 2**level]).all()
+        assert (slide.read(0, 0, width=width, height=height, level=level) == PICTURE[:: 2**level, :: 2**level]).all()
 
 
 @pytest.mark.parametrize("extra", ["interleaved", "separate"])
@@ -239,7 +239,7 @@ def test_what_is_transparent_in_a_tiff_is_white(tmp_path, options, planar):
 @pytest.mark.parametrize("write", [write_tiled, write_strips])
 def test_a_slide_that_is_let_go_is_freed_at_once(tmp_path, write):
     slide = open_slide(write(tmp_path / "slide.tif"))
-    slide.read(0, 0, 700, 500)
+    slide.read(0, 0, width=700, height=500)
     kept = weakref.ref(slide)
     del slide
     assert kept() is None  # not only when Python looks for cycles
@@ -255,7 +255,7 @@ def test_decoded_strips_are_kept_within_bounds(tmp_path, monkeypatch):
     assert set(read.values()) == {1}  # five blocks lie beside each other
     monkeypatch.setattr(slides_module, "STRIP_BYTES", 2 * 64 * 700 * 3)
     small = open_slide(path)
-    assert (small.read(0, 0, 700, 500) == PICTURE).all()
+    assert (small.read(0, 0, width=700, height=500) == PICTURE).all()
     assert small._tiles[0].cache_info().currsize == 2
     monkeypatch.setattr(slides_module, "STRIP_BYTES", 63 * 700 * 3)
     assert isinstance(open_slide(path), FlatImage)  # a single strip is too large to be kept
@@ -336,7 +336,7 @@ def test_missing_tiles_have_the_colour_of_the_glass(tmp_path):
     assert (whole(path) == expected).all()
     assert (slide.thumbnail(700)[0] == expected).all()
     again = open_slide(path)  # the other way round: the first thing asked for is a missing tile
-    assert (again.read(130, 10, 20, 20) == GLASS).all()
+    assert (again.read(130, 10, width=20, height=20) == GLASS).all()
 
 
 def test_a_slide_of_missing_tiles_but_one_is_glass(tmp_path):
@@ -398,7 +398,7 @@ def test_a_damaged_tile_is_named(tmp_path):
     data[offset : offset + 50] = bytes(50)
     path.write_bytes(data)
     assert "tile 7 cannot be decoded" in refused(path).message
-    assert (open_slide(path).read(0, 0, 128, 128) == PICTURE[:128, :128]).all()
+    assert (open_slide(path).read(0, 0, width=128, height=128) == PICTURE[:128, :128]).all()
 
 
 def test_a_missing_file_and_a_folder_are_no_slide(tmp_path):
@@ -489,7 +489,7 @@ def test_what_lies_outside_the_slide_is_glass(slides, x, y, width, height):
     padded[:] = GLASS
     padded[300:800, 300:1000] = PICTURE
     for slide in slides:
-        assert (slide.read(x, y, width, height) == padded[y + 300 :, x + 300 :][:height, :width]).all()
+        assert (slide.read(x, y, width=width, height=height) == padded[y + 300 :, x + 300 :][:height, :width]).all()
 
 
 @given(
@@ -518,7 +518,7 @@ def test_crops_are_what_is_read_box_by_box(slides, boxes, block):
         for rows in blocks_of(boxes, block):
             for (x, y, side), crop in zip(boxes[rows].tolist(), crop_block(slide, boxes[rows]), strict=True):
                 assert crop.dtype == np.uint8
-                assert (crop == slide.read(x, y, side, side)).all()
+                assert (crop == slide.read(x, y, width=side, height=side)).all()
 
 
 @pytest.mark.parametrize("write", [write_tiled, write_strips])
@@ -549,7 +549,7 @@ def test_a_slide_without_glass_is_padded_white(tmp_path):
     Image.fromarray(np.full((40, 40, 3), (120, 60, 130), np.uint8)).save(tmp_path / "slide.png")
     slide = open_slide(tmp_path / "slide.png")
     assert slide.background.tolist() == [255, 255, 255]
-    assert slide.read(-1, 0, 2, 1)[0].tolist() == [[255, 255, 255], [120, 60, 130]]
+    assert slide.read(-1, 0, width=2, height=1)[0].tolist() == [[255, 255, 255], [120, 60, 130]]
 
 
 @pytest.mark.parametrize("longest", [50, 200, 350, 700, 5000])
@@ -643,7 +643,7 @@ def test_real_aperio_slides_have_the_pixels_of_other_readers(name, levels, mpp):
     with openslide.OpenSlide(WSI / name) as other:
         for x, y in boxes:
             expected = np.asarray(other.read_region((x, y), 0, (90, 70)).convert("RGB"))
-            assert (slide.read(x, y, 90, 70) == expected).all()
+            assert (slide.read(x, y, width=90, height=70) == expected).all()
 
 
 @pytest.mark.skipif(not WSI.is_dir(), reason="../shared/data/wsi is not on this machine")

@@ -235,7 +235,7 @@ def test_a_slide_too_small_for_tissue_is_refused_before_anything_is_written(tmp_
 
 
 def test_a_run_that_dies_leaves_no_slide_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_: object) -> None:
+    def full_disk(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(tissue, "_write_pyramid", full_disk)

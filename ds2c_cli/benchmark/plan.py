@@ -150,7 +150,7 @@ def _samples(
         if unknown := [key for key in table if key not in (*COLUMNS, "patient")]:
             raise InputError(f"{path}, {place}: {', '.join(unknown)} is not known", f"Keys are {', '.join(COLUMNS)}.")
         rows.append((place, {key: _text(value) for key, value in table.items() if key != "patient"}))
-    requests = [_with_donor(request) for request in requests_of(rows, path, geometry)]
+    requests = [_with_donor(request) for request in requests_of(rows, path=path, geometry=geometry)]
     counted = [(table, request) for table, request in zip(tables, requests, strict=True) if _has_counts(request)]
     left_out = [
         f"{request.name}: no counts to learn from or to score against"

@@ -23,7 +23,7 @@ def command(
     from ..evaluation.report import tables_of
 
     with console.progress() as tell:
-        shown = demo(folder, session.given_cache or folder / "cache", size_px, tell)
+        shown = demo(folder, cache_root=session.given_cache or folder / "cache", size_px=size_px, progress=tell)
     for table in tables_of(shown.found):
         console.table(table.title, table.columns, table.rows)
     console.note(legend(shown.found.rows["scenario"].unique()))

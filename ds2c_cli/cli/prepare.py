@@ -189,7 +189,7 @@ def command(
         requests = read_manifest(manifest, geometry)
     elif hest:
         folder = download_hest(ids or ()) if hest == "hf" else Path(hest)
-        requests = hest_requests(folder, ids or (), sources, donor, cohort)
+        requests = hest_requests(folder, ids or (), shared=sources, donor=donor, cohort=cohort)
     else:
         requests = [Request(sources, sample, donor, cohort)]
     with session.workspace() as workspace:

@@ -31,7 +31,7 @@ class Shown:
     prediction: Path
 
 
-def demo(folder: Path, cache_root: Path, size_px: int = 2560, progress: Progress = silent) -> Shown:
+def demo(folder: Path, *, cache_root: Path, size_px: int = 2560, progress: Progress = silent) -> Shown:
     """Paint two slides of two donors, learn from the spots of the first, predict and score the cells of the second.
 
     Running it again redoes only what is missing.
@@ -42,7 +42,7 @@ def demo(folder: Path, cache_root: Path, size_px: int = 2560, progress: Progress
         source = folder / "slides" / name
         if not (source / SLIDE_FILE).exists():
             progress(f"paint {name}", 0, 1, "")
-            paint_sample(source, seed, size_px)
+            paint_sample(source, seed=seed, size_px=size_px)
             progress(f"paint {name}", 1, 1, "")
         sources = Sources(source / SLIDE_FILE, str(source / "cells.parquet"), source / "cell_counts.h5ad")
         prepare(workspace, sources, geometry=Geometry(membership="centroid"), sample=name, donor=name, cohort="demo")

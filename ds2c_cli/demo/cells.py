@@ -118,20 +118,22 @@ class Cells:
         return x + self.outline * np.cos(ANGLES), y + self.outline * np.sin(ANGLES)
 
 
-def grow_cells(rng: np.random.Generator, layout: Layout, glands: list[Gland], size_px: int, mpp: float) -> Cells:
+def grow_cells(rng: np.random.Generator, layout: Layout, *, glands: list[Gland], size_px: int, mpp: float) -> Cells:
     """Fill the tissue with cells that do not overlap."""
-    kind, centre, axis = _place(rng, layout, glands, size_px, mpp)
+    kind, centre, axis = _place(rng, layout, glands=glands, size_px=size_px, mpp=mpp)
     size, darkness = rng.normal(size=(2, len(kind)))
-    outline, nucleus = _outlines(rng, kind, centre, axis, np.exp(SIZE_SPREAD * size) / mpp)
-    return Cells(kind, centre, outline, nucleus, size, darkness)
+    outline, nucleus = _outlines(rng, kind, centre=centre, axis=axis, scale=np.exp(SIZE_SPREAD * size) / mpp)
+    return Cells(kind, centre, outline=outline, nucleus=nucleus, size=size, darkness=darkness)
 
 
 def _place(
-    rng: np.random.Generator, layout: Layout, glands: list[Gland], size_px: int, mpp: float
+    rng: np.random.Generator, layout: Layout, *, glands: list[Gland], size_px: int, mpp: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Type (n,), centre (n, 2) in pixels and direction (n,) in radians of every cell."""
     drawn = [
-        _gland_cells(glands, cell.pitch, mpp) if cell.where is None else _lattice_cells(rng, layout, cell, size_px, mpp)
+        _gland_cells(glands, pitch_um=cell.pitch, mpp=mpp)
+        if cell.where is None
+        else _lattice_cells(rng, layout, cell=cell, size_px=size_px, mpp=mpp)
         for cell in CELL_TYPES.values()
     ]
     kind = np.repeat(np.arange(len(drawn)), [len(centre) for centre, _ in drawn])
@@ -146,7 +148,7 @@ def _place(
     return kind[keep], centre[keep], axis[keep]
 
 
-def _gland_cells(glands: list[Gland], pitch_um: float, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+def _gland_cells(glands: list[Gland], *, pitch_um: float, mpp: float) -> tuple[np.ndarray, np.ndarray]:
     """Cells side by side around each lumen, nucleus at the base: centre (n, 2), direction (n,) to the lumen."""
     centres, axes = [], []
     for centre, lumen in glands:
@@ -159,7 +161,7 @@ def _gland_cells(glands: list[Gland], pitch_um: float, mpp: float) -> tuple[np.n
 
 
 def _lattice_cells(
-    rng: np.random.Generator, layout: Layout, cell: CellType, size_px: int, mpp: float
+    rng: np.random.Generator, layout: Layout, *, cell: CellType, size_px: int, mpp: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cells on a shaken hexagonal lattice where their type grows: centre (n, 2), direction (n,)."""
     assert cell.where is not None
@@ -179,7 +181,7 @@ def _column(name: str, kind: np.ndarray) -> np.ndarray:
     return np.array([getattr(cell, name) for cell in CELL_TYPES.values()], float)[kind]
 
 
-def _reach(semi: np.ndarray, polarity: np.ndarray, turn: np.ndarray) -> np.ndarray:
+def _reach(semi: np.ndarray, polarity: np.ndarray, *, turn: np.ndarray) -> np.ndarray:
     """Radius (n, m) of ellipses with semi-axes (n, 2), drawn out ahead by polarity (n,), at angles off their axis."""
     along, across = semi[:, :1], semi[:, 1:]
     radius = along * across / np.hypot(across * np.cos(turn), along * np.sin(turn))
@@ -187,7 +189,7 @@ def _reach(semi: np.ndarray, polarity: np.ndarray, turn: np.ndarray) -> np.ndarr
 
 
 def _outlines(
-    rng: np.random.Generator, kind: np.ndarray, centre: np.ndarray, axis: np.ndarray, scale: np.ndarray
+    rng: np.random.Generator, kind: np.ndarray, *, centre: np.ndarray, axis: np.ndarray, scale: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Radius (n, len(ANGLES)) in pixels of every cell and of its nucleus; `scale` (n,) is pixels a micron, times size.
 
@@ -198,13 +200,15 @@ def _outlines(
     distance, other = cKDTree(centre).query(centre, np.arange(2, NEIGHBOURS + 2))  # the first is the cell itself
     ahead = centre[other] - centre[:, None]
     bearing = np.arctan2(ahead[..., 1], ahead[..., 0])
-    own = _reach(semi, polarity, bearing - axis[:, None])
+    own = _reach(semi, polarity, turn=bearing - axis[:, None])
     flat = other.ravel()
     back = bearing.ravel() + np.pi - axis[flat]
-    theirs = _reach(semi[flat], polarity[flat], back[:, None]).reshape(own.shape)
+    theirs = _reach(semi[flat], polarity[flat], turn=back[:, None]).reshape(own.shape)
     cosine = np.cos(ANGLES - bearing[..., None])
     wall = np.where(cosine > 0.02, (distance * own / (own + theirs))[..., None] / np.maximum(cosine, 0.02), np.inf)
     wobble, nuclear_wobble = rng.normal(0, 0.05, (2, len(kind), 2)) @ np.cos(np.outer([2, 3], ANGLES)) + 1
-    outline = np.minimum(_reach(semi, polarity, ANGLES - axis[:, None]) * wobble, wall.min(1))
-    nucleus = _reach(_column("nucleus", kind) * scale[:, None], 0 * polarity, ANGLES - axis[:, None]) * nuclear_wobble
+    outline = np.minimum(_reach(semi, polarity, turn=ANGLES - axis[:, None]) * wobble, wall.min(1))
+    nucleus = (
+        _reach(_column("nucleus", kind) * scale[:, None], 0 * polarity, turn=ANGLES - axis[:, None]) * nuclear_wobble
+    )
     return outline, np.minimum(nucleus, 0.86 * outline)

@@ -48,14 +48,14 @@ class Layout:
         return np.arctan2(right, -down)[nearest]
 
 
-def lay_out(rng: np.random.Generator, size_px: int, mpp: float) -> tuple[Layout, list[Gland]]:
+def lay_out(rng: np.random.Generator, *, size_px: int, mpp: float) -> tuple[Layout, list[Gland]]:
     """The maps and the glands of a square slide, `mpp` microns per pixel."""
     points, point_um = -(-size_px // COARSE), COARSE * mpp
     y, x = np.mgrid[:points, :points] + 0.5
     from_edge = np.minimum(np.minimum(x, points - x), np.minimum(y, points - y)) * point_um
-    radius = np.hypot(x / points - 0.5, y / points - 0.5) + 0.03 * field(rng, points, points / 5)
+    radius = np.hypot(x / points - 0.5, y / points - 0.5) + 0.03 * field(rng, size=points, scale=points / 5)
     tissue = _signed_um((radius < 0.435) & (from_edge > 24), point_um)
-    texture = field(rng, points, 130 / point_um) + 0.35 * field(rng, points, 40 / point_um)
+    texture = field(rng, size=points, scale=130 / point_um) + 0.35 * field(rng, size=points, scale=40 / point_um)
 
     lumen = np.full((points, points), -1e4)
     glands = []
@@ -73,7 +73,7 @@ def lay_out(rng: np.random.Generator, size_px: int, mpp: float) -> tuple[Layout,
         glands.append((np.array([column + 0.5, row + 0.5]) * COARSE, outline / mpp))
     nests = texture > np.quantile(texture[tissue > 0], rng.uniform(0.71, 0.80))
     nest = _signed_um(nests & (lumen < -BASE_UM - 12), point_um)
-    return Layout(tissue, nest, lumen, field(rng, points, 100 / point_um)), glands
+    return Layout(tissue, nest, lumen, field(rng, size=points, scale=100 / point_um)), glands
 
 
 def enlarge(values: np.ndarray, size: int) -> np.ndarray:
@@ -81,7 +81,7 @@ def enlarge(values: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def field(rng: np.random.Generator, size: int, scale: float) -> np.ndarray:
+def field(rng: np.random.Generator, *, size: int, scale: float) -> np.ndarray:
     """A smooth random map (size, size) with mean 0 and standard deviation 1 that varies over `scale` points."""
     values = enlarge(rng.normal(size=(int(size / scale) + 4,) * 2), size)
     return (values - values.mean()) / values.std()

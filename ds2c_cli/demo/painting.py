@@ -13,10 +13,10 @@ STAINS = np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]])
 GLASS = np.array([243, 241, 242], np.float32)  # RGB of the empty slide
 
 
-def paint(rng: np.random.Generator, layout: Layout, cells: Cells, size_px: int, mpp: float) -> np.ndarray:
+def paint(rng: np.random.Generator, layout: Layout, *, cells: Cells, size_px: int, mpp: float) -> np.ndarray:
     """The slide (size_px, size_px, 3) uint8 as this donor's dyes, section and objective show it."""
-    haematoxylin, eosin = _paint_stroma(rng, layout, size_px, mpp)
-    _paint_cells(rng, cells, haematoxylin, eosin, mpp)
+    haematoxylin, eosin = _paint_stroma(rng, layout, size_px=size_px, mpp=mpp)
+    _paint_cells(rng, cells, haematoxylin=haematoxylin, eosin=eosin, mpp=mpp)
     stains = (STAINS + rng.normal(0, 0.02, STAINS.shape)) * rng.normal(1, 0.07, (2, 1))
     for density in (haematoxylin, eosin):
         gaussian_filter(density, 0.3 / mpp, output=density)  # the objective's blur
@@ -25,11 +25,15 @@ def paint(rng: np.random.Generator, layout: Layout, cells: Cells, size_px: int, 
     return np.clip(pixels, 0, 255).round().astype(np.uint8)
 
 
-def _paint_stroma(rng: np.random.Generator, layout: Layout, size_px: int, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+def _paint_stroma(
+    rng: np.random.Generator, layout: Layout, *, size_px: int, mpp: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Haematoxylin and eosin densities, (size_px, size_px) each, of everything between the cells."""
     maps = (layout.tissue, layout.nest, layout.lumen, layout.across_um())
     tissue, nest, lumen, across = (enlarge(values, size_px) for values in maps)
-    across = across + 2.5 * field(rng, size_px, 14 / mpp) + 0.8 * field(rng, size_px, 4 / mpp)  # fibres are crimped
+    across = (
+        across + 2.5 * field(rng, size=size_px, scale=14 / mpp) + 0.8 * field(rng, size=size_px, scale=4 / mpp)
+    )  # fibres are crimped
     along = np.add.outer(np.arange(size_px) * 0.6, np.arange(size_px) * 0.8).astype(np.float32) * mpp
     threads, bundles = (
         map_coordinates(
@@ -37,7 +41,7 @@ def _paint_stroma(rng: np.random.Generator, layout: Layout, size_px: int, mpp: f
         )
         for width, length in ((1.0, 14), (5, 30))  # um
     )
-    patches, mottle = field(rng, size_px, 60 / mpp), field(rng, size_px, 3 / mpp)
+    patches, mottle = field(rng, size=size_px, scale=60 / mpp), field(rng, size=size_px, scale=3 / mpp)
     fibres = np.clip(1 + 0.20 * threads + 0.16 * bundles + 0.14 * patches + 0.08 * mottle, 0.12, 2)
     holds = np.clip(tissue / mpp + 0.5, 0, 1) * np.clip(0.5 - lumen / mpp, 0, 1)  # edges one pixel soft
     in_nest = np.clip(nest / 4 + 0.5, 0, 1)
@@ -47,7 +51,7 @@ def _paint_stroma(rng: np.random.Generator, layout: Layout, size_px: int, mpp: f
 
 
 def _paint_cells(
-    rng: np.random.Generator, cells: Cells, haematoxylin: np.ndarray, eosin: np.ndarray, mpp: float
+    rng: np.random.Generator, cells: Cells, *, haematoxylin: np.ndarray, eosin: np.ndarray, mpp: float
 ) -> None:
     """Lay every cell over the densities, in place."""
     noise = rng.standard_normal(eosin.shape, np.float32)

@@ -79,7 +79,7 @@ def slide_reading(asked: Asked) -> Answer:
     with tempfile.TemporaryDirectory(prefix="ds2c-doctor-") as folder:
         path = Path(folder) / "slide.tif"
         tifffile.imwrite(path, pixels, photometric="rgb", tile=(128, 128), compression="jpeg")
-        read = open_slide(path).read(0, 0, 256, 256)
+        read = open_slide(path).read(0, 0, width=256, height=256)
     found = f"a tiled JPEG TIFF, by tifffile {tifffile.__version__} and imagecodecs {imagecodecs.__version__}"
     if np.abs(read.astype(int) - pixels).mean() > 4:  # JPEG changes these pixels by about one
         return Answer("fail", f"{found}: other pixels were read than written", "pip install -U imagecodecs tifffile")

@@ -60,7 +60,14 @@ def place_of(path: Path) -> Place:
     except OSError as caught:
         error = caught
     inodes = disk.f_favail if disk.f_files else None
-    return Place(path, folder == path, _file_system(folder), disk.f_bavail * disk.f_frsize, inodes, error)
+    return Place(
+        path,
+        exists=folder == path,
+        kind=_file_system(folder),
+        free=disk.f_bavail * disk.f_frsize,
+        inodes=inodes,
+        error=error,
+    )
 
 
 def _write(folder: Path) -> None:

@@ -81,7 +81,7 @@ def _image(slide: Slide, mpp: float, tell: Callable[[int, int, str], None]) -> A
 
     def tile(block_info: Any = None) -> np.ndarray:
         _, (top, bottom), (left, right) = block_info[None]["array-location"]
-        pixels = slide.read(left, top, right - left, bottom - top)
+        pixels = slide.read(left, top, width=right - left, height=bottom - top)
         with one_at_a_time:  # tiles are read by several threads
             tell(next(done), tiles, "tiles")
         return np.moveaxis(pixels, -1, 0)

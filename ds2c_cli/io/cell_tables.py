@@ -38,27 +38,27 @@ def read_cell_table(path: Path) -> tuple[Found, np.ndarray]:
     id_column = find_columns(header, (*ID_COLUMNS, (index,)) if index else ID_COLUMNS)
     vertex, corners, sized = (find_columns(header, group) for group in ([VERTEX], CORNERS, [SIZED]))
     if vertex and not geometry:
-        return read_vertices(path, header, id_column, vertex)
+        return read_vertices(path, header=header, id_column=id_column, vertex=vertex)
     columns = (geometry,) if geometry else corners or sized or find_columns(header, CENTROIDS)
     if not columns:
-        raise no_columns(path, header, "cells", (VERTEX, *CORNERS, SIZED, *CENTROIDS))
+        raise no_columns(path, header, what="cells", candidates=(VERTEX, *CORNERS, SIZED, *CENTROIDS))
     if "transcript_counts" in header and columns == ("x_centroid", "y_centroid"):
         raise InputError(
             f"{path} is the cell table of a Xenium run, whose centroids are in microns",
             "Give the run's folder with --xenium, or centroids in level-0 pixels as x_pixel, y_pixel.",
         )
     frame = read_columns(path, [*id_column, *columns])
-    cell_id = identifiers(path, frame[id_column[0]] if id_column else np.arange(len(frame)), "cell")
+    cell_id = identifiers(path, frame[id_column[0]] if id_column else np.arange(len(frame)), noun="cell")
     found = Found(path, cell_id, np.arange(1, len(frame) + 1))
     if geometry:
         with readable(path, "WKB geometries"), np.errstate(invalid="ignore"):  # NaN is refused with its cell
             return found, shapely.from_wkb(frame[geometry].to_numpy(object))
-    values = [numbers(path, frame, column, cell_id, "cell") for column in columns]
+    values = [numbers(path, frame, column=column, ids=cell_id, noun="cell") for column in columns]
     if len(columns) == 2:
         return found, shapely.points(*values)
     x0, y0, x1, y1 = values if corners else (*values[:2], values[0] + values[2], values[1] + values[3])
     flat = np.flatnonzero((x1 <= x0) | (y1 <= y0))
-    found.refuse(flat, "is a box without width or height", f"Its columns are {', '.join(columns)}.")
+    found.refuse(flat, "is a box without width or height", hint=f"Its columns are {', '.join(columns)}.")
     return found, shapely.box(x0, y0, x1, y1)
 
 
@@ -80,16 +80,18 @@ def _parquet_columns(path: Path) -> tuple[str, str]:
 
 
 def read_vertices(
-    path: Path, header: list[str], id_column: tuple[str, ...], vertex: tuple[str, ...]
+    path: Path, *, header: list[str], id_column: tuple[str, ...], vertex: tuple[str, ...]
 ) -> tuple[Found, np.ndarray]:
     """Xenium's long form: one row a vertex; a cell's vertices are in row order, even where its rows are apart."""
     if not id_column:
-        raise no_columns(path, header, "the vertices' cells", ID_COLUMNS[:2])
+        raise no_columns(path, header, what="the vertices' cells", candidates=ID_COLUMNS[:2])
     label = find_columns(header, [("label_id",)])  # newer Xenium: one label a nucleus, several in a cell
     frame = read_columns(path, [*id_column, *label, *vertex])
     cell, names = pd.factorize(frame[id_column[0]], use_na_sentinel=False)
-    found = Found(path, identifiers(path, names, "cell"), np.unique(cell, return_index=True)[1] + 1)
-    xy = np.column_stack([numbers(path, frame, column, found.cell_id[cell], "cell") for column in vertex])
+    found = Found(path, identifiers(path, names, noun="cell"), np.unique(cell, return_index=True)[1] + 1)
+    xy = np.column_stack(
+        [numbers(path, frame, column=column, ids=found.cell_id[cell], noun="cell") for column in vertex]
+    )
     piece = pd.factorize(frame[label[0]])[0] if label else None
     del frame
     if (np.diff(cell) < 0).any():
@@ -101,18 +103,18 @@ def read_vertices(
         cells = slice(first, first + AT_ONCE)
         rows = slice(begin[first], begin[min(cells.stop, len(names))])
         pieces = piece[rows] if piece is not None else None
-        outline.append(_pieces_of(found.only(cells), xy[rows], cell[rows] - first, pieces))
+        outline.append(_pieces_of(found.only(cells), xy=xy[rows], cell=cell[rows] - first, piece=pieces))
     return found, np.concatenate(outline) if outline else np.empty(0, object)
 
 
-def _pieces_of(found: Found, xy: np.ndarray, cell: np.ndarray, piece: np.ndarray | None) -> np.ndarray:
+def _pieces_of(found: Found, *, xy: np.ndarray, cell: np.ndarray, piece: np.ndarray | None) -> np.ndarray:
     """Outlines (n,) of vertices xy (v, 2) whose cell (v,) ascends; a cell has a polygon for each label `piece` (v,)."""
     piece = _closings(xy, cell) if piece is None else piece
     order = np.lexsort((piece, cell))
     cell, piece = cell[order], piece[order]
     begins = np.flatnonzero((np.diff(cell, prepend=-1) != 0) | (np.diff(piece, prepend=-1) != 0))
     ring = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(cell)))
-    return polygons(found, xy[order], ring, np.arange(len(begins)), cell[begins])
+    return polygons(found, xy[order], ring=ring, part=np.arange(len(begins)), cell=cell[begins])
 
 
 def _closings(xy: np.ndarray, cell: np.ndarray) -> np.ndarray:
@@ -138,13 +140,17 @@ def read_cell_anndata(path: Path) -> tuple[Found, np.ndarray]:
     """Centroids of an AnnData: pixel columns of obs (HEST has x_pixel, y_pixel), else obsm["spatial"]."""
     data = open_anndata(path, backed="r")  # the counts stay on disk
     data.file.close()
-    cell_id = identifiers(path, data.obs_names, "cell")
+    cell_id = identifiers(path, data.obs_names, noun="cell")
     found = Found(path, cell_id, np.arange(1, len(cell_id) + 1))
     columns = find_columns(list(data.obs.columns), CENTRES[:-1])
     if columns:
-        return found, shapely.points(*(numbers(path, data.obs, column, cell_id, "cell") for column in columns))
+        return found, shapely.points(
+            *(numbers(path, data.obs, column=column, ids=cell_id, noun="cell") for column in columns)
+        )
     if "spatial" not in data.obsm:
-        raise no_columns(path, list(data.obs.columns), 'cells in obs, nor obsm["spatial"]', CENTRES[:-1])
+        raise no_columns(
+            path, list(data.obs.columns), what='cells in obs, nor obsm["spatial"]', candidates=CENTRES[:-1]
+        )
     spatial = np.asarray(data.obsm["spatial"])
     if spatial.ndim != 2 or spatial.shape[1] < 2:
         raise InputError(f'{path} has obsm["spatial"] of shape {spatial.shape}', "It has a row of x, y for each cell.")

@@ -29,7 +29,9 @@ def read_cellpose_outlines(path: Path) -> tuple[Found, np.ndarray]:
     found = Found(path, np.array([str(i + 1) for i in each], object), each + 1, "line")
     if not xy:
         return found, np.empty(0, object)
-    return found, polygons(found, np.concatenate(xy), np.repeat(each, [len(ring) for ring in xy]), each, each)
+    return found, polygons(
+        found, np.concatenate(xy), ring=np.repeat(each, [len(ring) for ring in xy]), part=each, cell=each
+    )
 
 
 def refuse_pickle(path: Path) -> tuple[Found, np.ndarray]:

@@ -40,7 +40,7 @@ def read_cells(path: Path) -> Cells:
     Raises InputError for a file that cannot be read or has no cells, and for a cell with a repeated or missing id,
     a coordinate that is not finite, or an outline without area: with its id and row.
     """
-    read = read_spatialdata_shapes if is_spatialdata(path) else READERS[suffix_of(path, READERS, "cells")]
+    read = read_spatialdata_shapes if is_spatialdata(path) else READERS[suffix_of(path, READERS, what="cells")]
     return checked_cells(*read(path))
 
 
@@ -48,7 +48,7 @@ def checked_cells(found: Found, outline: np.ndarray) -> Cells:
     """Cells with unique ids and valid outlines; raises InputError as `read_cells` does."""
     if not len(found.cell_id):
         raise InputError(f"{found.path} has no cells", "Segment the slide, or give the file that holds the cells.")
-    require_unique(found.path, found.cell_id, "cell id")
+    require_unique(found.path, found.cell_id, noun="cell id")
     outline, crossed = repaired(found, outline)
     notes = [found.note] if found.note else []
     notes += [f"{crossed:,} outlines crossed themselves and were repaired"] if crossed else []

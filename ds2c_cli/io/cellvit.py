@@ -40,5 +40,5 @@ def read_cellvit(path: Path, objects: JsonObjects) -> tuple[Found, np.ndarray]:
     if with_contour.any():
         ring = np.cumsum(begins) - 1
         each = np.arange(with_contour.sum())
-        outline[with_contour] = polygons(found.only(with_contour), positions.xy, ring, each, each)
+        outline[with_contour] = polygons(found.only(with_contour), positions.xy, ring=ring, part=each, cell=each)
     return found, outline

@@ -53,7 +53,7 @@ def read_counts(path: Path) -> Counts:
     Raises InputError for what cannot be read, is empty, has an id or gene twice or missing, or holds a value that is
     no count (negative, fractional, missing): the first such value is named with its row and gene.
     """
-    return READERS[suffix_of(path, READERS, "counts")](path)
+    return READERS[suffix_of(path, READERS, what="counts")](path)
 
 
 def open_anndata(path: Path, backed: Literal["r"] | None = None) -> anndata.AnnData:
@@ -72,7 +72,7 @@ def _read_h5ad(path: Path) -> Counts:
     if not matrices:
         raise InputError(f'{path} has neither X nor layers["counts"]', "Save the raw counts as X.")
     raw = next((matrix for matrix in matrices if not _not_counts(matrix.data).any()), matrices[0])
-    return _checked(path, data.obs_names, data.var_names, raw)
+    return _checked(path, data.obs_names, genes=data.var_names, matrix=raw)
 
 
 def _read_delimited(path: Path) -> Counts:
@@ -102,9 +102,9 @@ def _read_delimited(path: Path) -> Counts:
             if found:
                 column = header[int(found[1])]
                 frame = read_columns(path, [key, column])
-                numbers(path, frame, column, frame[key].to_numpy(), "row key")
+                numbers(path, frame, column=column, ids=frame[key].to_numpy(), noun="row key")
             raise
-    return _checked(path, ids, genes, sparse.vstack(blocks, format="csr"))
+    return _checked(path, ids, genes=genes, matrix=sparse.vstack(blocks, format="csr"))
 
 
 def _read_parquet(path: Path) -> Counts:
@@ -120,13 +120,13 @@ def _read_parquet(path: Path) -> Counts:
         raise InputError(
             f"{path} has columns that are not numbers: {listed(text)}", "Keep the ids and the genes' counts only."
         )
-    return _checked(path, frame.index, frame.columns, _csr(frame.to_numpy()))
+    return _checked(path, frame.index, genes=frame.columns, matrix=_csr(frame.to_numpy()))
 
 
 def _of_tenx(read: Callable[[Path], FeatureMatrix]) -> Callable[[Path], Counts]:
     def checked(path: Path) -> Counts:
         found = read(path)
-        return replace(_checked(path, found.barcodes, found.genes, _csr(found.matrix)), note=found.note)
+        return replace(_checked(path, found.barcodes, genes=found.genes, matrix=_csr(found.matrix)), note=found.note)
 
     return checked
 
@@ -153,15 +153,17 @@ def _not_counts(values: np.ndarray) -> np.ndarray:
         return ~((values >= 0) & (values <= LARGEST) & (values % 1 == 0))
 
 
-def _checked(path: Path, ids: pd.Index | list[str], genes: pd.Index | list[str], matrix: sparse.csr_matrix) -> Counts:
+def _checked(
+    path: Path, ids: pd.Index | list[str], *, genes: pd.Index | list[str], matrix: sparse.csr_matrix
+) -> Counts:
     """Counts, or the InputError that names what is wrong with them."""
     if not len(ids):
         raise InputError(f"{path} has no rows of counts", "Export the counts again.")
     if not len(genes):
         raise InputError(f"{path} has no genes", "Export the counts again.")
-    row_ids, gene_names = identifiers(path, ids, "row"), identifiers(path, genes, "gene")
-    require_unique(path, row_ids, "row key")
-    require_unique(path, gene_names, "gene")
+    row_ids, gene_names = identifiers(path, ids, noun="row"), identifiers(path, genes, noun="gene")
+    require_unique(path, row_ids, noun="row key")
+    require_unique(path, gene_names, noun="gene")
     bad = np.flatnonzero(_not_counts(matrix.data))
     if bad.size:
         row = int(np.searchsorted(matrix.indptr, bad[0], "right")) - 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -37,16 +37,16 @@ def read_geojson(path: Path, objects: JsonObjects) -> tuple[Found, np.ndarray]:
             raise InputError(
                 f"{path} is not GeoJSON of cells", "It holds a FeatureCollection, a list of Features or one Feature."
             )
-        geometry = feature.get("geometry") or {}
+        geometry, properties = feature.get("geometry") or {}, feature.get("properties") or {}
         kind, array = geometry.get("type"), geometry.get("coordinates")
         if kind not in DEPTH or not isinstance(array, int):
             raise InputError(
                 f"{path}: feature {number} has the geometry {kind}, which is no cell",
                 "Cells are Polygon, MultiPolygon, Point or MultiPoint.",
             )
-        called = _object_kind(feature)
+        called = _object_kind(feature.get("id"), properties)
         kinds.setdefault(called, number)
-        names.append(_feature_id(feature, number - 1))
+        names.append(_feature_id(feature.get("id"), properties, ordinal=number - 1))
         arrays.append(array)
         depths.append(DEPTH[kind])
         shared.append(kind == "MultiPoint" or (kind == "MultiPolygon" and called == "annotation"))
@@ -55,11 +55,18 @@ def read_geojson(path: Path, objects: JsonObjects) -> tuple[Found, np.ndarray]:
             f"{path} mixes cells with annotations (feature {kinds['annotation']} is one)",
             "Export the detections only: an annotation is a region of the slide, not a cell.",
         )
-    return _cells(path, names, np.array(arrays, np.int64), np.array(depths), np.array(shared), objects.positions())
+    return _cells(
+        path,
+        names,
+        arrays=np.array(arrays, np.int64),
+        depths=np.array(depths),
+        shared=np.array(shared),
+        positions=objects.positions(),
+    )
 
 
 def _cells(
-    path: Path, names: list[str], arrays: np.ndarray, depths: np.ndarray, shared: np.ndarray, positions: Positions
+    path: Path, names: list[str], *, arrays: np.ndarray, depths: np.ndarray, shared: np.ndarray, positions: Positions
 ) -> tuple[Found, np.ndarray]:
     """Cells of features (f,): the array of each, how deep its positions should stand, whether it holds many cells."""
     if not names:
@@ -81,7 +88,7 @@ def _cells(
     begins_cell = np.where(shared[feature], begins_part | (depth == 2), level == 0)
     begins = np.flatnonzero(begins_cell)
     owner = feature[begins]
-    found = Found(path, identifiers(path, _names(names, owner, shared), "cell"), owner + 1, "feature")
+    found = Found(path, identifiers(path, _names(names, owner=owner, shared=shared), noun="cell"), owner + 1, "feature")
     outline = np.full(len(begins), None, object)
     point = depth[begins] < 3
     outline[point] = shapely.points(xy[begins[point]])
@@ -94,7 +101,7 @@ def _cells(
             ring, part = np.cumsum(begins_ring[rows]) - 1, np.cumsum(begins_part[rows]) - 1
             part_of_ring = part[begins_ring[rows]]
             cell = (np.cumsum(begins_cell[rows]) - 1)[begins_part[rows]]
-            outline[cells] = polygons(found.only(cells), xy[rows], ring, part_of_ring, cell)
+            outline[cells] = polygons(found.only(cells), xy[rows], ring=ring, part=part_of_ring, cell=cell)
     return found, outline
 
 
@@ -104,7 +111,7 @@ def _rows(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.repeat(begins - np.append(0, np.cumsum(length)[:-1]), length) + np.arange(length.sum())
 
 
-def _names(names: list[str], owner: np.ndarray, shared: np.ndarray) -> list[str]:
+def _names(names: list[str], *, owner: np.ndarray, shared: np.ndarray) -> list[str]:
     """The id of each cell from its feature's: with an ordinal where the feature holds many."""
     first = np.searchsorted(owner, owner)  # ascending: cells are in file order
     ordinal = np.arange(len(owner)) - first
@@ -115,18 +122,19 @@ def _names(names: list[str], owner: np.ndarray, shared: np.ndarray) -> list[str]
     ]
 
 
-def _object_kind(feature: dict[str, Any]) -> str:
-    """What QuPath calls the object (cell, detection, annotation), empty where nothing is said."""
-    return (feature.get("properties") or {}).get("objectType") or QUPATH_KINDS.get(str(feature.get("id")), "")
+def _object_kind(feature_id: object, properties: Mapping[str, object]) -> str:
+    """Say what QuPath calls the object (cell, detection, annotation), empty where nothing is said."""
+    return str(properties.get("objectType") or QUPATH_KINDS.get(str(feature_id), ""))
 
 
-def _feature_id(feature: dict[str, Any], ordinal: int) -> str:
-    """The cell_id in its properties or in QuPath's metadata, where `ds2c export` puts it beside the UUID that QuPath
-    wants; else the feature's id, else its name, else its ordinal."""
-    properties = feature.get("properties") or {}
+def _feature_id(feature_id: object, properties: Mapping[str, object], *, ordinal: int) -> str:
+    """Take the cell_id in its properties or in QuPath's metadata, else the feature's id, else its name or ordinal.
+
+    `ds2c export` puts the cell_id into the metadata, beside the UUID that QuPath wants.
+    """
     metadata = properties.get("metadata")
     told = metadata.get("cell_id") if isinstance(metadata, dict) else None
-    for name in (properties.get("cell_id"), told, feature.get("id"), properties.get("name")):
+    for name in (properties.get("cell_id"), told, feature_id, properties.get("name")):
         if name not in (None, "") and str(name) not in QUPATH_KINDS:
             return str(name)
     return str(ordinal)

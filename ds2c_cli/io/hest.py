@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +36,7 @@ class Hest:
     id: str
     slide: Path
     spots: Path  # st/ID.h5ad: spots, or pooled pseudo-spots of Xenium
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     metadata_file: Path
     cells: dict[str, Path]  # by kind: cell, nucleus, cellvit
     transcripts: Path | None
@@ -83,7 +82,15 @@ def open_hest(folder: Path, sample: str) -> Hest:
         if found := next((path for path in candidates if path.is_file()), None):
             cells[kind] = found
     transcripts = folder / TRANSCRIPTS.format(sample)
-    return Hest(sample, slide, spots, metadata, metadata_file, cells, transcripts if transcripts.is_file() else None)
+    return Hest(
+        id=sample,
+        slide=slide,
+        spots=spots,
+        metadata=metadata,
+        metadata_file=metadata_file,
+        cells=cells,
+        transcripts=transcripts if transcripts.is_file() else None,
+    )
 
 
 def download_hest(samples: Sequence[str]) -> Path:
@@ -125,7 +132,7 @@ def read_hest_spots(hest: Hest) -> tuple[SpotTable, Counts, np.ndarray | None]:
     array = None
     if hest.technology == "Visium" and {"array_row", "array_col"} <= set(data.obs.columns):
         array = data.obs[["array_row", "array_col"]].astype(int).to_numpy()
-    ids = identifiers(hest.spots, data.obs_names, "spot")
+    ids = identifiers(hest.spots, data.obs_names, noun="spot")
     return SpotTable(ids, xy[:, 0], xy[:, 1], flags), counts, array
 
 
@@ -157,10 +164,10 @@ def believed_mpp(hest: Hest, *, pitch_px: float | None) -> tuple[float, str]:
     return mpp, f"the metadata of {hest.id} says {says}; {proof}: {mpp:.4g} is used"
 
 
-def _positive(value: Any) -> float | None:
+def _positive(value: object) -> float | None:
     try:
-        size = float(value)
-    except (TypeError, ValueError):
+        size = float(value) if isinstance(value, (int, float, str)) else np.nan
+    except ValueError:
         return None
     return size if np.isfinite(size) and size > 0 else None
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class JsonObjects:
         self._text = self._text[found.end() :] if found else self._text.lstrip().removeprefix("[")
         self._closing = "}" if found else "]"
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[object]:
         if self._single:
             with readable(self._path, "JSON"):
                 yield json.loads(self._text)
@@ -72,7 +72,7 @@ class JsonObjects:
         decoder = json.JSONDecoder()
         at = 0
         while True:
-            at = _after(SPACE, self._text, at)
+            at = _after(SPACE, self._text, at=at)
             if at < len(self._text) and self._text[at] == "]":
                 break
             try:
@@ -245,6 +245,6 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _after(pattern: re.Pattern[str], text: str, at: int) -> int:
+def _after(pattern: re.Pattern[str], text: str, *, at: int) -> int:
     found = pattern.match(text, at)
     return found.end() if found else at

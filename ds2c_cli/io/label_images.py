@@ -63,17 +63,17 @@ def _label_outlines(path: Path, image: np.ndarray) -> tuple[Found, np.ndarray]:
     y, x = np.divmod(start[order], image.shape[1])
     first = np.flatnonzero(np.diff(label, prepend=0))  # runs of a label follow one another, from top to bottom
     labels = label[first]
-    outline = _outlines_of_runs(x, x + length, y, first)
+    outline = _outlines_of_runs(x, x + length, y=y, first=first)
     if len(labels) == 1 and shapely.get_num_geometries(outline[0]) > 1:
         raise InputError(
             f"{path} is a mask: its only label, {labels[0]}, is in {shapely.get_num_geometries(outline[0]):,} pieces",
             "Give every cell a number of its own, for instance with scipy.ndimage.label.",
         )
     height, width = image.shape
-    return Found(path, identifiers(path, labels, "cell"), labels, "label", (width, height)), outline
+    return Found(path, identifiers(path, labels, noun="cell"), labels, "label", (width, height)), outline
 
 
-def _outlines_of_runs(left: np.ndarray, right: np.ndarray, y: np.ndarray, first: np.ndarray) -> np.ndarray:
+def _outlines_of_runs(left: np.ndarray, right: np.ndarray, *, y: np.ndarray, first: np.ndarray) -> np.ndarray:
     """Outlines (n,) of runs of pixels (r,), each from left to right in the row y; a label's runs begin at `first` (n,).
 
     Nearly all cells have one run a row, each touching the next; of the others the runs are dissolved, which takes
@@ -86,7 +86,7 @@ def _outlines_of_runs(left: np.ndarray, right: np.ndarray, y: np.ndarray, first:
     plain = np.logical_and.reduceat(touches, first) if len(first) else np.empty(0, bool)
     stairs = plain[label]
     outline = np.empty(len(first), object)
-    outline[plain] = _staircases(left[stairs], right[stairs], y[stairs], label[stairs])
+    outline[plain] = _staircases(left[stairs], right[stairs], y=y[stairs], label=label[stairs])
     boxes = shapely.box(left[~stairs], y[~stairs], right[~stairs], y[~stairs] + 1)
     member = np.unique(label[~stairs], return_inverse=True)[1]
     # The same as union_all of each, in two thirds of the time.
@@ -94,7 +94,7 @@ def _outlines_of_runs(left: np.ndarray, right: np.ndarray, y: np.ndarray, first:
     return outline
 
 
-def _staircases(left: np.ndarray, right: np.ndarray, y: np.ndarray, label: np.ndarray) -> np.ndarray:
+def _staircases(left: np.ndarray, right: np.ndarray, *, y: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Outlines (n,) of labels whose runs (r,) touch from row to row: down the right side and up the left one."""
     corners = []
     for side, x in ((1, right), (-1, left)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,9 @@ class Found:
 
     def only(self, cells: np.ndarray | slice) -> Found:
         """Some of the cells."""
-        return Found(self.path, self.cell_id[cells], self.row[cells], self.unit, self.extent, self.note)
+        return replace(self, cell_id=self.cell_id[cells], row=self.row[cells])
 
-    def refuse(self, cells: np.ndarray, problem: str, hint: str) -> None:
+    def refuse(self, cells: np.ndarray, problem: str, *, hint: str) -> None:
         """Raise InputError that names the first of some cells, given by position (k,), if there is one."""
         if cells.size:
             place = f"cell {self.cell_id[cells[0]]}, {self.unit} {self.row[cells[0]]},"
@@ -41,7 +41,7 @@ class Found:
             raise InputError(f"{self.path}: {place} {problem}{count}", hint)
 
 
-def polygons(found: Found, xy: np.ndarray, ring: np.ndarray, part: np.ndarray, cell: np.ndarray) -> np.ndarray:
+def polygons(found: Found, xy: np.ndarray, *, ring: np.ndarray, part: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """Outlines (n,) of nested rings: vertices xy (v, 2), the ring of each vertex (v,), the polygon of each ring (its
     first is the shell), the cell of each polygon; all ascending from 0, several polygons make a MultiPolygon.
 
@@ -49,7 +49,9 @@ def polygons(found: Found, xy: np.ndarray, ring: np.ndarray, part: np.ndarray, c
     """
     few = np.flatnonzero(np.bincount(ring, minlength=len(part)) < 3)
     found.refuse(
-        np.unique(cell[part[few]]), "has a ring of fewer than 3 vertices", "Take the cell out, or segment it again."
+        np.unique(cell[part[few]]),
+        "has a ring of fewer than 3 vertices",
+        hint="Take the cell out, or segment it again.",
     )
     with np.errstate(invalid="ignore"):  # NaN is refused with its cell
         polygon = shapely.polygons(shapely.linearrings(xy, indices=ring), indices=part)
@@ -73,16 +75,20 @@ def repaired(found: Found, outline: np.ndarray) -> tuple[np.ndarray, int]:
 def _repaired(found: Found, outline: np.ndarray) -> tuple[np.ndarray, int]:
     xy, owner = shapely.get_coordinates(outline, return_index=True)
     infinite = np.unique(owner[~np.isfinite(xy).all(1)])
-    found.refuse(infinite, "has a coordinate that is not a finite number", "Correct it, or take the cell out.")
+    found.refuse(infinite, "has a coordinate that is not a finite number", hint="Correct it, or take the cell out.")
     absent = shapely.is_missing(outline) | shapely.is_empty(outline)
-    found.refuse(np.flatnonzero(absent), "has no outline", "Give it one, or take the cell out.")
+    found.refuse(np.flatnonzero(absent), "has no outline", hint="Give it one, or take the cell out.")
     other = ~np.isin(shapely.get_type_id(outline), KINDS)
-    found.refuse(np.flatnonzero(other), "is not a Polygon, MultiPolygon or Point", "Save its outline or its centroid.")
+    found.refuse(
+        np.flatnonzero(other), "is not a Polygon, MultiPolygon or Point", hint="Save its outline or its centroid."
+    )
     outline = shapely.force_2d(outline)
     invalid = ~shapely.is_valid(outline)
     outline[invalid] = [_areas_of(valid) for valid in shapely.make_valid(outline[invalid])]
     flat = (shapely.get_type_id(outline) != GeometryType.POINT) & ~(shapely.area(outline) > 0)
-    found.refuse(np.flatnonzero(flat), "has an outline without area", "It needs three vertices that are not on a line.")
+    found.refuse(
+        np.flatnonzero(flat), "has an outline without area", hint="It needs three vertices that are not on a line."
+    )
     return outline, int(invalid.sum())
 
 
@@ -92,7 +98,7 @@ def _areas_of(geometry: shapely.Geometry) -> shapely.Geometry:
     return shapely.union_all(parts[shapely.area(parts) > 0])
 
 
-def write_outlines(path: Path, cell_id: np.ndarray, outline: np.ndarray) -> None:
+def write_outlines(path: Path, *, cell_id: np.ndarray, outline: np.ndarray) -> None:
     """Write outlines (n,) with their ids as GeoParquet 1.0, which geopandas and `--cells` read."""
     types = sorted({geometry.name.title() for geometry in map(GeometryType, np.unique(shapely.get_type_id(outline)))})
     column = {

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -21,9 +21,9 @@ from ..errors import InputError
 from .tissue import glass_colour
 
 PLAUSIBLE_MPP = (0.05, 5.0)  # a tag outside is a print resolution (72 dpi is 353 um), not a pixel size
-BLOCK = 2048  # pixels a side; FACTS 1: decoding blocks and slicing is 60 times faster than a read a cell
+BLOCK = 2048  # pixels per side; decoding blocks and slicing them was 60 times faster than a read per cell
 STRIP_BYTES = 256 << 20  # decoded strips kept: those of a row of blocks across 40,000 pixels
-FINGERPRINT_BYTES = 65_536  # FACTS 2: the first and last 64 kB of the encoded pixels
+FINGERPRINT_BYTES = 65_536  # of the first and of the last encoded pixels
 COLOURS = {1, 2, 6}  # TIFF's PhotometricInterpretation: grey, RGB, YCbCr; others need a conversion
 UM = {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "pixel": float("nan"), "reference frame": float("nan")}  # OME; else microns
 JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
@@ -35,7 +35,7 @@ class Slide(ABC):
     path: Path
     width: int
     height: int
-    mpp: float | None  # microns a pixel from the file's own tags, None where they say nothing credible
+    mpp: float | None  # microns per pixel from the file's own tags, None where they say nothing credible
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -46,15 +46,13 @@ class Slide(ABC):
         """(width, height) of every level, level 0 first."""
 
     @abstractmethod
-    def _read(
-        self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray, boxes: np.ndarray | None = None
-    ) -> None:
+    def _read(self, out: np.ndarray, *, level: int, x: int, y: int, boxes: np.ndarray | None = None) -> None:
         """Fill `out` (height, width, 3) with a rectangle that lies inside the level, or at least its `boxes`."""
 
     def read(
-        self, x: int, y: int, width: int, height: int, level: int = 0, boxes: np.ndarray | None = None
+        self, x: int, y: int, *, width: int, height: int, level: int = 0, boxes: np.ndarray | None = None
     ) -> np.ndarray:
-        """A (height, width, 3) uint8 rectangle; what lies outside the slide has the background's colour.
+        """Read a (height, width, 3) uint8 rectangle; what lies outside the slide has the background's colour.
 
         With `boxes` (m, 3) int64, x, y and side in the level's pixels, only what lies in some box is read, the rest
         of the rectangle is undefined. Threads may read one slide at once.
@@ -65,14 +63,14 @@ class Slide(ABC):
         out = np.empty((height, width, 3), np.uint8)
         inside = out[top:bottom, left:right]
         if inside.size:
-            self._read(level, x + left, y + top, right - left, bottom - top, inside, boxes)
+            self._read(inside, level=level, x=x + left, y=y + top, boxes=boxes)
         if inside.size < out.size:
             for margin in (out[:top], out[bottom:], out[top:bottom, :left], out[top:bottom, right:]):
                 margin[:] = self.background
         return out
 
     def thumbnail(self, longest: int = 1024) -> tuple[np.ndarray, float]:
-        """The whole slide at most about `longest` pixels long: ((h, w, 3) uint8, level-0 pixels a thumbnail pixel)."""
+        """The whole slide at most about `longest` pixels long: ((h, w, 3) uint8, level-0 pixels per its pixel)."""
         levels = self._levels()
         level = max((i for i, size in enumerate(levels) if max(size) >= longest), default=0)
         width, height = levels[level]
@@ -81,7 +79,7 @@ class Slide(ABC):
         for y in range(0, height, BLOCK // factor * factor or factor):
             rows = min(BLOCK // factor * factor or factor, height - y)
             strip = np.empty((rows, width, 3), np.uint8)
-            self._read(level, 0, y, width, rows, strip)
+            self._read(strip, level=level, x=0, y=y)
             strips.append(_reduce(strip, factor))
         return np.concatenate([strip for strip in strips if len(strip)]), factor * self.width / width
 
@@ -112,7 +110,7 @@ class _Grid:
         # Looked up here, as tifffile does it late and not for several threads; what it returns keeps no state.
         self.decode = partial(page.decode, jpegtables=page.jpegtables, jpegheader=page.jpegheader, _fullsize=True)
 
-    def touched_by(self, boxes: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    def touched_by(self, boxes: np.ndarray, *, rows: slice, columns: slice) -> np.ndarray:
         """Which tiles of a part of the grid, (rows, columns) bool, some box (m, 3) touches."""
         size = np.array([columns.stop - columns.start, rows.stop - rows.start])
         tile, origin = (self.tile_width, self.tile_height), (columns.start, rows.start)
@@ -138,7 +136,7 @@ class TiledTiff(Slide):
         self.mpp = _tiff_mpp(tiff, pages[0])
         # Functions that know nothing of the slide: a closed slide and its decoded strips are freed at once.
         self._tiles: list[Callable[[int], np.ndarray | None]] = [
-            partial(_decoded, path, self._file, grid) for grid in self._grids
+            partial(_decoded, path=path, file=self._file, grid=grid) for grid in self._grids
         ]
         if base.unit == "strip":  # the blocks beside each other all need the same
             self._tiles[0] = lru_cache(STRIP_BYTES // _strip_bytes(pages[0]))(self._tiles[0])
@@ -172,21 +170,20 @@ class TiledTiff(Slide):
         tiles = np.flatnonzero(filled)
         for tile in tiles if base.raw else tiles[[0, -1]] if len(tiles) else []:
             length = counts[tile] if base.raw else min(counts[tile], FINGERPRINT_BYTES)
-            digest.update(_bytes(self._file, offsets[tile], length))
+            digest.update(_bytes(self._file, offset=offsets[tile], count=length))
         first, last = (int(offsets[filled].min()), int((offsets + counts)[filled].max())) if filled.any() else (0, 0)
         for start in (first, max(first, last - FINGERPRINT_BYTES)):
-            digest.update(_bytes(self._file, start, min(FINGERPRINT_BYTES, last - start)))
+            digest.update(_bytes(self._file, offset=start, count=min(FINGERPRINT_BYTES, last - start)))
         return digest.hexdigest()
 
-    def _read(
-        self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray, boxes: np.ndarray | None = None
-    ) -> None:
+    def _read(self, out: np.ndarray, *, level: int, x: int, y: int, boxes: np.ndarray | None = None) -> None:
         grid = self._grids[level]
+        height, width = out.shape[:2]
         rows = slice(y // grid.tile_height, -(-(y + height) // grid.tile_height))
         columns = slice(x // grid.tile_width, -(-(x + width) // grid.tile_width))
         wanted = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
         if boxes is not None:
-            wanted = grid.touched_by(boxes, rows, columns)
+            wanted = grid.touched_by(boxes, rows=rows, columns=columns)
         for row, column in (np.argwhere(wanted) + np.array([rows.start, columns.start])).tolist():
             tile = self._tiles[level](row * grid.across + column)
             top, left = row * grid.tile_height - y, column * grid.tile_width - x
@@ -202,7 +199,7 @@ class TiledTiff(Slide):
 class FlatImage(Slide):
     """JPEG, PNG, or a TIFF that is one strip: decoded once, held in memory."""
 
-    def __init__(self, path: Path, pixels: np.ndarray, mpp: float | None) -> None:
+    def __init__(self, path: Path, pixels: np.ndarray, *, mpp: float | None) -> None:
         self.path, self.mpp = path, mpp
         self._pixels = _as_rgb(pixels, path)
         self.height, self.width = self._pixels.shape[:2]
@@ -213,9 +210,8 @@ class FlatImage(Slide):
     def fingerprint(self) -> str:
         return _file_hash(self.path)
 
-    def _read(
-        self, level: int, x: int, y: int, width: int, height: int, out: np.ndarray, boxes: np.ndarray | None = None
-    ) -> None:
+    def _read(self, out: np.ndarray, *, level: int, x: int, y: int, boxes: np.ndarray | None = None) -> None:
+        height, width = out.shape[:2]
         out[:] = self._pixels[y : y + height, x : x + width]
 
 
@@ -236,9 +232,9 @@ def open_slide(path: Path) -> Slide:
             # The decoder fills what is missing with grey; neither marker can occur within the pixels of a scan.
             if data.rfind(JPEG_END) < data.rfind(JPEG_SCAN):
                 raise InputError(f"{path} is truncated: its last scan has no end", "Copy the slide again.")
-            return FlatImage(path, imagecodecs.jpeg_decode(data), None)
+            return FlatImage(path, imagecodecs.jpeg_decode(data), mpp=None)
         if magic == b"\x89PNG\r\n\x1a\n":
-            return FlatImage(path, imagecodecs.png_decode(path.read_bytes()), None)
+            return FlatImage(path, imagecodecs.png_decode(path.read_bytes()), mpp=None)
     except InputError:
         raise
     except Exception as error:  # the decoders' own errors share no base class
@@ -268,7 +264,7 @@ def crop_block(slide: Slide, boxes: np.ndarray) -> list[np.ndarray]:
     """
     left, top = boxes[:, :2].min(0).tolist()
     right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
-    region = slide.read(left, top, right - left, bottom - top, boxes=boxes)
+    region = slide.read(left, top, width=right - left, height=bottom - top, boxes=boxes)
     return [region[y - top : y - top + side, x - left : x - left + side] for x, y, side in boxes.tolist()]
 
 
@@ -293,24 +289,24 @@ def _open_tiff(path: Path) -> Slide:
         pixels = base.asarray()
         if pixels.ndim == 3 and pixels.shape[0] in (3, 4) and pixels.shape[-1] not in (3, 4):
             pixels = np.moveaxis(pixels, 0, -1)
-        return FlatImage(path, pixels, _tiff_mpp(tiff, page))
+        return FlatImage(path, pixels, mpp=_tiff_mpp(tiff, page))
 
 
-def _plain_page(level: Any, path: Path) -> tifffile.TiffPage:
+def _plain_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPage:
     page = level.keyframe
     if len(level.pages) != 1:
         raise InputError(f"{path} has {len(level.pages)} planes a level, not one H&E image", "Export one RGB plane.")
     return page
 
 
-def _decoded(path: Path, file: BinaryIO, grid: _Grid, tile: int) -> np.ndarray | None:
+def _decoded(tile: int, *, path: Path, file: BinaryIO, grid: _Grid) -> np.ndarray | None:
     """The pixels (tile_height, tile_width, 3) of a tile; None for one without bytes."""
     planes = []
     for segment in range(tile, tile + grid.tiles * min(grid.planes, grid.samples), grid.tiles):
         if not grid.counts[segment]:
             return None
         try:
-            data, _, _ = grid.decode(_bytes(file, grid.offsets[segment], grid.counts[segment]), segment)
+            data, _, _ = grid.decode(_bytes(file, offset=grid.offsets[segment], count=grid.counts[segment]), segment)
         except Exception as error:
             raise InputError(
                 f"{path}: {grid.unit} {tile} cannot be decoded ({error})", "Copy the slide again."
@@ -321,7 +317,7 @@ def _decoded(path: Path, file: BinaryIO, grid: _Grid, tile: int) -> np.ndarray |
     return _as_rgb(pixels[..., : grid.samples], path)
 
 
-def _bytes(file: BinaryIO, offset: int, count: int) -> bytes:
+def _bytes(file: BinaryIO, *, offset: int, count: int) -> bytes:
     """Bytes of a file, wherever other threads read."""
     return os.pread(file.fileno(), int(count), int(offset))
 

@@ -54,13 +54,13 @@ def read_spatialdata_shapes(path: Path) -> tuple[Found, np.ndarray]:
             f"{store} has {lacks if names else 'no shapes'}: it has {listed(names)}",
             f"Name them: --cells {store}/shapes/NAME.",
         )
-    moved = [_in_pixels(spatialdata, store, name, data.shapes[name]) for name in chosen]
-    cell_id = identifiers(store, np.concatenate([shapes.index.to_numpy() for shapes in moved]), "cell")
+    moved = [_in_pixels(spatialdata, store=store, name=name, shapes=data.shapes[name]) for name in chosen]
+    cell_id = identifiers(store, np.concatenate([shapes.index.to_numpy() for shapes in moved]), noun="cell")
     outline = np.concatenate([shapes.geometry.to_numpy() for shapes in moved])
     return Found(store, cell_id, np.arange(1, len(cell_id) + 1)), outline
 
 
-def _in_pixels(spatialdata: Any, store: Path, name: str, shapes: Any) -> Any:
+def _in_pixels(spatialdata: Any, *, store: Path, name: str, shapes: Any) -> Any:
     """Shapes moved into the slide's pixels."""
     systems = sorted(spatialdata.transformations.get_transformation(shapes, get_all=True))
     system = SYSTEM if SYSTEM in systems else systems[0]

@@ -61,24 +61,24 @@ def read_spots(path: Path, *, x_column: str = "", y_column: str = "", id_column:
         raise UsageError(
             f"only the {'x' if x_column else 'y'} column of the spots is named", "Name both columns, or neither."
         )
-    suffix_of(path, TABLES, "spots")
+    suffix_of(path, TABLES, what="spots")
     header = column_names(path)
     for column in (x_column, y_column, id_column):
         if column and column not in header:
             raise InputError(f"{path} has no column {column!r}", f"It has {listed(header, 20)}.")
     centre = (x_column, y_column) if x_column else find_columns(header, CENTRES)
     if not centre:
-        raise no_columns(path, header, "spot centres", CENTRES)
+        raise no_columns(path, header, what="spot centres", candidates=CENTRES)
     frame = read_columns(path, header)
     if frame.empty:
         raise InputError(f"{path} has no spots", "The table has a header and no rows; export it again.")
-    ids = identifiers(path, _spot_ids(path, frame, centre, id_column), "spot")
-    require_unique(path, ids, "spot")
-    x, y = (numbers(path, frame, column, ids, "spot") for column in centre)
-    return SpotTable(ids, x, y, _in_tissue(path, frame, ids))
+    ids = identifiers(path, _spot_ids(path, frame, centre=centre, id_column=id_column), noun="spot")
+    require_unique(path, ids, noun="spot")
+    x, y = (numbers(path, frame, column=column, ids=ids, noun="spot") for column in centre)
+    return SpotTable(ids, x, y, _in_tissue(path, frame, ids=ids))
 
 
-def _spot_ids(path: Path, frame: pd.DataFrame, centre: tuple[str, ...], id_column: str) -> pd.Series:
+def _spot_ids(path: Path, frame: pd.DataFrame, *, centre: tuple[str, ...], id_column: str) -> pd.Series:
     """The spots' ids as the file has them, or composed of the array positions of a legacy table."""
     header = list(frame.columns)
     named = (id_column,) if id_column else find_columns(header, ID_COLUMNS)
@@ -87,7 +87,7 @@ def _spot_ids(path: Path, frame: pd.DataFrame, centre: tuple[str, ...], id_colum
     array = find_columns(header, [("x", "y")])
     if array and array != centre:
         rows = np.arange(1, len(frame) + 1).astype(str)
-        column, row = (numbers(path, frame, name, rows, "spot in row") for name in array)
+        column, row = (numbers(path, frame, column=name, ids=rows, noun="spot in row") for name in array)
         if (column % 1 == 0).all() and (row % 1 == 0).all():
             text = [pd.Series(values.astype(np.int64)).astype(str) for values in (column, row)]
             return text[0] + "x" + text[1]
@@ -101,7 +101,7 @@ def _spot_ids(path: Path, frame: pd.DataFrame, centre: tuple[str, ...], id_colum
     )
 
 
-def _in_tissue(path: Path, frame: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+def _in_tissue(path: Path, frame: pd.DataFrame, *, ids: np.ndarray) -> np.ndarray:
     """(n,) bool from the table's own column, all True without one."""
     named = find_columns(list(frame.columns), TISSUE_COLUMNS)
     if not named:

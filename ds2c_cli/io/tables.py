@@ -23,7 +23,7 @@ MICRONS = re.compile(r"(_[uµμ]m|microns?)$")  # both code points of the micro 
 SHOWN = 5  # names an error lists before "and n more"
 
 
-def suffix_of(path: Path, known: Collection[str], what: str) -> str:
+def suffix_of(path: Path, known: Collection[str], *, what: str) -> str:
     """Which of the known suffixes a file has, whatever its case; the longest that fits.
 
     Raises InputError when there is no such file or no suffix fits.
@@ -56,7 +56,7 @@ def column_names(path: Path, noun: str = "column") -> list[str]:
 
     Raises InputError when it cannot be read or has a name twice; `noun` is what a column holds.
     """
-    suffix = suffix_of(path, TABLES, "tables")
+    suffix = suffix_of(path, TABLES, what="tables")
     with readable(path, "a table"):
         if suffix == ".parquet":
             names = list(pq.read_schema(path).names)
@@ -64,13 +64,13 @@ def column_names(path: Path, noun: str = "column") -> list[str]:
             opener = gzip.open if suffix.endswith(".gz") else open
             with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
                 names = next(csv.reader(lines, delimiter=DELIMITERS[suffix]), [])
-    require_unique(path, np.array(names, object), noun)
+    require_unique(path, np.array(names, object), noun=noun)
     return names
 
 
 def open_delimited(path: Path) -> tuple[pa.NativeFile, pyarrow.csv.ParseOptions]:
     """A CSV or TSV as pyarrow.csv takes it: its decompressed bytes and its delimiter, by its suffix."""
-    suffix = suffix_of(path, DELIMITERS, "tables")
+    suffix = suffix_of(path, DELIMITERS, what="tables")
     stream = pa.input_stream(path, compression="gzip" if suffix.endswith(".gz") else None)
     return stream, pyarrow.csv.ParseOptions(delimiter=DELIMITERS[suffix])
 
@@ -80,7 +80,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Raises InputError when the file is cut short or a row has too few or too many fields.
     """
-    suffix = suffix_of(path, TABLES, "tables")
+    suffix = suffix_of(path, TABLES, what="tables")
     with readable(path, "a table"):
         if suffix == ".parquet":
             # Without pandas' own metadata: an index is a column like the others here.
@@ -112,7 +112,7 @@ def _plain(name: str) -> str:
     return name.strip().lower().replace(" ", "_")
 
 
-def no_columns(path: Path, header: Sequence[str], what: str, candidates: Collection[tuple[str, ...]]) -> InputError:
+def no_columns(path: Path, header: Sequence[str], *, what: str, candidates: Collection[tuple[str, ...]]) -> InputError:
     """The error for a table that has none of the groups of columns; microns are told apart from nothing."""
     microns = [name for name in header if MICRONS.search(_plain(name))]
     if microns:
@@ -124,7 +124,7 @@ def no_columns(path: Path, header: Sequence[str], what: str, candidates: Collect
     return InputError(f"{path} has no columns of {what}: found {listed(header, 20)}", f"Expected {expected}.")
 
 
-def numbers(path: Path, frame: pd.DataFrame, column: str, ids: np.ndarray, noun: str) -> np.ndarray:
+def numbers(path: Path, frame: pd.DataFrame, *, column: str, ids: np.ndarray, noun: str) -> np.ndarray:
     """A column as (n,) float64.
 
     Raises InputError that names the first value that is not a finite number, with its id and row.
@@ -142,7 +142,7 @@ def numbers(path: Path, frame: pd.DataFrame, column: str, ids: np.ndarray, noun:
     return values
 
 
-def identifiers(path: Path, values: Sequence[object] | np.ndarray | pd.Series | pd.Index, noun: str) -> np.ndarray:
+def identifiers(path: Path, values: Sequence[object] | np.ndarray | pd.Series | pd.Index, *, noun: str) -> np.ndarray:
     """Ids as an (n,) object array of str: bytes are decoded, whole floats lose their ".0".
 
     Raises InputError for a missing or empty id.
@@ -161,7 +161,7 @@ def identifiers(path: Path, values: Sequence[object] | np.ndarray | pd.Series | 
     return text
 
 
-def require_unique(path: Path, ids: np.ndarray, noun: str) -> None:
+def require_unique(path: Path, ids: np.ndarray, *, noun: str) -> None:
     """Raise InputError that lists the ids (n,) which appear more than once."""
     repeated = pd.unique(ids[pd.Series(ids, dtype=object).duplicated()])
     if len(repeated):

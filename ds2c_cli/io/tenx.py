@@ -53,7 +53,7 @@ def read_feature_matrix_h5(path: Path) -> FeatureMatrix:
         parts = tuple(group[name][()] for name in ("data", "indices", "indptr"))
         matrix = sparse.csr_matrix(parts, shape=(len(barcodes), len(ids)))
         matrix.check_format()
-    return _of_genes(path, barcodes, ids, names, types, matrix)
+    return _of_genes(path, barcodes=barcodes, ids=ids, names=names, types=types, matrix=matrix)
 
 
 def read_feature_matrix_mtx(path: Path) -> FeatureMatrix:
@@ -73,11 +73,24 @@ def read_feature_matrix_mtx(path: Path) -> FeatureMatrix:
         )
     columns = [features[column].tolist() if column in features else None for column in range(3)]
     ids = columns[0] or []
-    return _of_genes(path, barcodes[0].tolist(), ids, columns[1] or ids, columns[2] or [GENES] * len(ids), matrix)
+    return _of_genes(
+        path,
+        barcodes=barcodes[0].tolist(),
+        ids=ids,
+        names=columns[1] or ids,
+        types=columns[2] or [GENES] * len(ids),
+        matrix=matrix,
+    )
 
 
 def _of_genes(
-    path: Path, barcodes: list[str], ids: list[str], names: list[str], types: Sequence[str], matrix: sparse.csr_matrix
+    path: Path,
+    *,
+    barcodes: list[str],
+    ids: list[str],
+    names: list[str],
+    types: Sequence[str],
+    matrix: sparse.csr_matrix,
 ) -> FeatureMatrix:
     """The features that are genes, each with a name of its own."""
     kind = pd.Series(types, dtype=object)

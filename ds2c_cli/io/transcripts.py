@@ -20,7 +20,7 @@ from ..geometry import disc_of
 from .counts import Counts
 from .tables import column_names, identifiers, listed, open_delimited, readable
 
-LOWEST_QUALITY = 20.0  # Phred-scaled; what Xenium's own matrix keeps (DESIGN 7)
+LOWEST_QUALITY = 20.0  # Phred-scaled; what Xenium's own matrix keeps
 MICRONS = ("x_location", "y_location")  # Xenium's own columns
 PIXELS = ("he_x", "he_y")  # HEST's, level-0 pixels of the slide
 AT_ONCE = 1 << 20
@@ -37,7 +37,7 @@ class Transcripts:
     cell: pd.Categorical | None  # (n,) str
 
 
-def read_transcripts(path: Path, columns: tuple[str, str], cells: bool = False) -> Iterator[Transcripts]:
+def read_transcripts(path: Path, columns: tuple[str, str], *, cells: bool = False) -> Iterator[Transcripts]:
     """Transcripts of a .parquet, .csv or .csv.gz whose qv is at least 20 and which are of genes (is_gene where the file
     has it, else by name); `columns` are those of x and y, `cells` asks for the cell each is in.
 
@@ -61,13 +61,13 @@ def read_transcripts(path: Path, columns: tuple[str, str], cells: bool = False) 
         if not len(batch):
             continue
         gene = pc.dictionary_encode(batch["feature_name"])
-        genes = identifiers(path, gene.dictionary.to_pylist(), "gene")
+        genes = identifiers(path, gene.dictionary.to_pylist(), noun="gene")
         real = ~is_control(list(genes))[gene.indices.to_numpy(zero_copy_only=False)]
         xy = np.column_stack([pc.cast(batch[name], pa.float64()).to_numpy(zero_copy_only=False) for name in columns])
         cell = None
         if cells:
             code = pc.dictionary_encode(batch["cell_id"])
-            names = identifiers(path, code.dictionary.to_pylist(), "transcript's cell")
+            names = identifiers(path, code.dictionary.to_pylist(), noun="transcript's cell")
             cell = pd.Categorical.from_codes(code.indices.to_numpy(zero_copy_only=False)[real], pd.Index(names))
         yield Transcripts(gene.indices.to_numpy(zero_copy_only=False)[real].astype(np.int32), genes, xy[real], cell)
 

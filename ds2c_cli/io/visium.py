@@ -46,8 +46,10 @@ def visium_files(folder: Path, *, raw: bool = False) -> tuple[Path, Path, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", "Give the outs folder of Space Ranger, which holds spatial/.")
     spatial = folder / "spatial"
-    positions = _first(spatial, POSITIONS, "positions of the spots")
-    matrix = _first(folder, [name.format("raw" if raw else "filtered") for name in MATRICES], "counts of the spots")
+    positions = _first(spatial, POSITIONS, what="positions of the spots")
+    matrix = _first(
+        folder, [name.format("raw" if raw else "filtered") for name in MATRICES], what="counts of the spots"
+    )
     if not (spatial / SCALE_FILE).is_file():
         raise InputError(f"{spatial / SCALE_FILE} does not exist", "Keep Space Ranger's spatial folder whole.")
     return positions, spatial / SCALE_FILE, matrix
@@ -73,7 +75,7 @@ def read_visium(folder: Path, *, raw: bool = False) -> Visium:
     kept = np.flatnonzero(table.in_tissue[at] | raw)
     if not len(kept):
         raise InputError(f"no spot of {positions} is in tissue", "Give a run in which tissue was found, or add --raw.")
-    pitch = _pitch(positions, table, array)
+    pitch = _pitch(positions, table, array=array)
     rows = at[kept]
     spots = table.only(rows)
     chosen = Counts(counts.ids[kept], counts.genes, counts.matrix[kept], counts.note)
@@ -92,7 +94,7 @@ def check_full_resolution(visium: Visium, *, width: int, height: int, slide: Pat
         )
 
 
-def _first(folder: Path, names: list[str] | tuple[str, ...], what: str) -> Path:
+def _first(folder: Path, names: list[str] | tuple[str, ...], *, what: str) -> Path:
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         raise InputError(f"{folder} has no {what}: none of {', '.join(names)}", "Give the outs folder of Space Ranger.")
@@ -120,13 +122,13 @@ def _positions(path: Path) -> tuple[SpotTable, np.ndarray]:
         if absent:
             raise InputError(f"{path} has no column {listed(absent)}", "Give Space Ranger's own file.")
         frame = read_columns(path, COLUMNS)
-    ids = identifiers(path, frame["barcode"], "spot")
-    require_unique(path, ids, "spot")
-    in_tissue, row, column, y, x = (numbers(path, frame, name, ids, "spot") for name in COLUMNS[1:])
+    ids = identifiers(path, frame["barcode"], noun="spot")
+    require_unique(path, ids, noun="spot")
+    in_tissue, row, column, y, x = (numbers(path, frame, column=name, ids=ids, noun="spot") for name in COLUMNS[1:])
     return SpotTable(ids, x, y, in_tissue == 1), np.column_stack([row, column]).astype(np.int64)
 
 
-def _pitch(path: Path, table: SpotTable, array: np.ndarray) -> float:
+def _pitch(path: Path, table: SpotTable, *, array: np.ndarray) -> float:
     """Pixels from spot to spot: twice a column's step, and 2 / sqrt(3) times a row's, of the affine map from the array
     to the image that fits best.
     """

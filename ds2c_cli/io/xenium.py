@@ -44,7 +44,7 @@ class Xenium:
         return [self.folder / EXPERIMENT, self.boundaries, self.matrix, *([self.alignment] if self.alignment else [])]
 
 
-def open_xenium(folder: Path, boundaries: Boundaries = "cell", alignment: Path | None = None) -> Xenium:
+def open_xenium(folder: Path, *, boundaries: Boundaries = "cell", alignment: Path | None = None) -> Xenium:
     """The run in a folder that holds experiment.xenium. Without `alignment` the folder's own file of that kind is
     taken, if it has one.
 
@@ -66,7 +66,14 @@ def open_xenium(folder: Path, boundaries: Boundaries = "cell", alignment: Path |
             )
         alignment = found[0] if found else None
     transcripts = next((folder / name for name in TRANSCRIPTS if (folder / name).is_file()), None)
-    return Xenium(folder, pixel_um, outlines, _first(folder, MATRICES), transcripts, alignment)
+    return Xenium(
+        folder=folder,
+        pixel_um=pixel_um,
+        boundaries=outlines,
+        matrix=_first(folder, MATRICES),
+        transcripts=transcripts,
+        alignment=alignment,
+    )
 
 
 def way_to_slide(run: Xenium, *, slide_mpp: float | None, given_mpp: float | None) -> tuple[MicronsToPixels, str]:
@@ -110,10 +117,10 @@ def read_alignment(path: Path, pixel_um: float) -> tuple[np.ndarray, str]:
         header = column_names(path)
         columns = find_columns(header, [KEYPOINTS])
         if not columns:
-            raise no_columns(path, header, "keypoints", [KEYPOINTS])
+            raise no_columns(path, header, what="keypoints", candidates=[KEYPOINTS])
         frame = read_columns(path, columns)
         ids = np.arange(1, len(frame) + 1).astype(str)
-        sx, sy, ix, iy = (numbers(path, frame, name, ids, "keypoint") for name in columns)
+        sx, sy, ix, iy = (numbers(path, frame, column=name, ids=ids, noun="keypoint") for name in columns)
         try:
             matrix, worst = fit_alignment(np.column_stack([sx, sy]), np.column_stack([ix, iy]))
         except np.linalg.LinAlgError:
@@ -143,8 +150,10 @@ def read_boundaries(run: Xenium, way: MicronsToPixels) -> Cells:
     header = column_names(run.boundaries)
     columns = find_columns(header, [VERTEX])
     if not columns:
-        raise no_columns(run.boundaries, header, "vertices", [VERTEX])
-    found, outline = read_vertices(run.boundaries, header, find_columns(header, ID_COLUMNS), columns)
+        raise no_columns(run.boundaries, header, what="vertices", candidates=[VERTEX])
+    found, outline = read_vertices(
+        run.boundaries, header=header, id_column=find_columns(header, ID_COLUMNS), vertex=columns
+    )
     cells = checked_cells(found, outline)
     return Cells(cells.cell_id, way.outlines(cells.outline), note=cells.note)
 

@@ -33,7 +33,7 @@ def show_slide(
         left, top, right, bottom = (round(value / factor) for value in (x, y, x + width, y + height))
         pixels = thumbnail[max(top, 0) : bottom, max(left, 0) : right]
     else:
-        pixels = slide.read(x, y, width, height)
+        pixels = slide.read(x, y, width=width, height=height)
     if faint:
         grey = pixels.mean(2, keepdims=True)
         pixels = np.repeat(grey * 0.35 + 255 * 0.65, 3, 2).astype(np.uint8)

@@ -31,9 +31,9 @@ def read(inputs: SampleInputs, tissue: TissueMask) -> Material:
     if inputs.xenium is not None:
         return _from_xenium(inputs, inputs.xenium)
     if inputs.hest is not None:
-        return _from_hest(inputs, inputs.hest, tissue)
+        return _from_hest(inputs, inputs.hest, tissue=tissue)
     if inputs.sources.visium is not None:
-        return _from_visium(inputs, inputs.sources.visium, tissue)
+        return _from_visium(inputs, inputs.sources.visium, tissue=tissue)
     return _from_files(inputs, tissue)
 
 
@@ -58,7 +58,7 @@ def _from_files(inputs: SampleInputs, tissue: TissueMask) -> Material:
     return Material(mpp, cells, sources.cells, measured=measured, notes=notes)
 
 
-def _from_visium(inputs: SampleInputs, folder: Path, tissue: TissueMask) -> Material:
+def _from_visium(inputs: SampleInputs, folder: Path, *, tissue: TissueMask) -> Material:
     sources, slide = inputs.sources, inputs.slide
     visium = read_visium(folder, raw=sources.raw)
     check_full_resolution(visium, width=slide.width, height=slide.height, slide=sources.slide)
@@ -89,7 +89,7 @@ def _from_xenium(inputs: SampleInputs, run: Xenium) -> Material:
     return Material(mpp, cells, str(run.boundaries), cell_counts=counts, transcripts=transcripts, notes=notes)
 
 
-def _from_hest(inputs: SampleInputs, hest: Hest, tissue: TissueMask) -> Material:
+def _from_hest(inputs: SampleInputs, hest: Hest, *, tissue: TissueMask) -> Material:
     sources, slide = inputs.sources, inputs.slide
     spots, spot_counts, array = read_hest_spots(hest)
     lattice = lattice_of(spots.centres)

@@ -33,7 +33,11 @@ class SampleInputs:
     def xenium(self) -> Xenium | None:
         """Find the files of a Xenium run; None where none was named."""
         folder = self.sources.xenium
-        return open_xenium(folder, self.sources.boundaries, self.sources.alignment) if folder is not None else None
+        return (
+            open_xenium(folder, boundaries=self.sources.boundaries, alignment=self.sources.alignment)
+            if folder is not None
+            else None
+        )
 
     @cached_property
     def hest(self) -> Hest | None:

@@ -48,7 +48,7 @@ def read_manifest(path: Path, geometry: Geometry) -> list[Request]:
     problem with its row: unknown columns, names used twice or missing, files that are not there or of no known format,
     slides that cannot be opened or do not say their pixel size, sources that exclude or need one another.
     """
-    suffix_of(path, TABLES, "manifests")
+    suffix_of(path, TABLES, what="manifests")
     header = column_names(path)
     unknown = [name for name in header if name not in COLUMNS]
     if unknown or not {"slide", "hest"} & set(header):
@@ -61,10 +61,10 @@ def read_manifest(path: Path, geometry: Geometry) -> list[Request]:
         (f"row {number}", {str(key): str(value).strip() for key, value in values.items() if str(value).strip()})
         for number, values in enumerate(frame.to_dict("records"), 2)  # as a spreadsheet counts: the header is row 1
     ]
-    return requests_of(rows, path, geometry)
+    return requests_of(rows, path=path, geometry=geometry)
 
 
-def requests_of(rows: Sequence[tuple[str, dict[str, str]]], path: Path, geometry: Geometry) -> list[Request]:
+def requests_of(rows: Sequence[tuple[str, dict[str, str]]], *, path: Path, geometry: Geometry) -> list[Request]:
     """Samples from what each is called in messages and its fields that are filled in, as text.
 
     Paths are as seen from the folder of the file `path`. Raises InputError that lists every problem.
@@ -78,10 +78,10 @@ def requests_of(rows: Sequence[tuple[str, dict[str, str]]], path: Path, geometry
         def tell(problem: str, place: str = place) -> None:
             problems.append(f"{place}: {problem}")
 
-        request = _request(found, path.parent, tell)
+        request = _request(found, folder=path.parent, tell=tell)
         if request is None:
             continue
-        _check(request, geometry, tell)
+        _check(request, geometry=geometry, tell=tell)
         if len(problems) == said:
             first = first_of.setdefault(request.name, place)
             if first != place:
@@ -96,7 +96,7 @@ def requests_of(rows: Sequence[tuple[str, dict[str, str]]], path: Path, geometry
     return requests
 
 
-def hest_requests(folder: Path, ids: Sequence[str], shared: Sources, donor: str, cohort: str) -> list[Request]:
+def hest_requests(folder: Path, ids: Sequence[str], *, shared: Sources, donor: str, cohort: str) -> list[Request]:
     """Samples of a HEST-1k folder by their ids, all of it without any; the patient is the donor where HEST names one.
 
     `shared` holds what is the same for all. Raises InputError for an id that is not there.
@@ -151,7 +151,7 @@ def prepare_all(
     return done
 
 
-def _request(found: dict[str, str], folder: Path, tell: Callable[[str], None]) -> Request | None:
+def _request(found: dict[str, str], *, folder: Path, tell: Callable[[str], None]) -> Request | None:
     """A row as a request; None, and a problem told, where a field is not what it should be."""
     values: dict[str, Any] = {key: text for key, text in found.items() if key not in ("sample", "donor", "cohort")}
     wrong = []
@@ -184,7 +184,7 @@ def _request(found: dict[str, str], folder: Path, tell: Callable[[str], None]) -
     return Request(Sources(**values), sample, found.get("donor", ""), found.get("cohort", ""))
 
 
-def _check(request: Request, geometry: Geometry, tell: Callable[[str], None]) -> None:
+def _check(request: Request, *, geometry: Geometry, tell: Callable[[str], None]) -> None:
     """Tell every problem of a request that shows without reading its files whole."""
     sources = request.sources
     inputs = SampleInputs(sources)
@@ -200,7 +200,7 @@ def _check(request: Request, geometry: Geometry, tell: Callable[[str], None]) ->
     for key, known in SUFFIXES.items():
         path = sources.cells_file() if key == "cells" else getattr(sources, key)
         if path is not None and not is_spatialdata(path):
-            attempt(lambda path=path, known=known, key=key: suffix_of(path, known, key))  # type: ignore[misc]
+            attempt(lambda path=path, known=known, key=key: suffix_of(path, known, what=key))  # type: ignore[misc]
     attempt(lambda: inputs.files(transcripts=geometry.pseudospot == "transcripts"))
     attempt(lambda: _check_slide(inputs))
 

@@ -51,7 +51,7 @@ def draw_overlay(
     half = ZOOM_UM / mpp / 2
     x, y = (int(v - half) for v in centre)
     side = int(2 * half)
-    near.imshow(slide.read(x, y, side, side), extent=(x, x + side, y + side, y))
+    near.imshow(slide.read(x, y, width=side, height=side), extent=(x, x + side, y + side, y))
     close = np.abs(points - centre).max(1) < half
     if shapely.area(outline[close]).any():
         edges = [shapely.get_coordinates(cell) for cell in outline[close]]

@@ -51,7 +51,7 @@ def place(material: Material, slide: Slide, *, geometry: Geometry) -> Placed:
         lattice = Lattice(geometry.layout, pitch_um / mpp)
         centres = pseudo_spots(slide.width, slide.height, mpp, geometry)
     points = centroids(material.cells.outline)
-    centres, member, context = _membership(material, points, centres, geometry=geometry)
+    centres, member, context = _membership(material, points, spots=centres, geometry=geometry)
     if not len(centres):
         raise InputError(
             f"{slide.path} has no room for a spot: its {slide.width} x {slide.height} pixels are "
@@ -65,7 +65,7 @@ def place(material: Material, slide: Slide, *, geometry: Geometry) -> Placed:
             "Choose another --membership, or larger spots with --spot-um.",
         )
     spots = measured.spots if measured is not None else _named(centres, n_cells)
-    counts, notes = _expression(material, spots, member, geometry=geometry)
+    counts, notes = _expression(material, spots, member=member, geometry=geometry)
     genes, dropped = _genes_kept(material.cell_counts or counts)
     return Placed(
         geometry=geometry,
@@ -89,7 +89,7 @@ def _named(centres: np.ndarray, n_cells: np.ndarray) -> SpotTable:
 
 
 def _membership(
-    material: Material, points: np.ndarray, spots: np.ndarray, *, geometry: Geometry
+    material: Material, points: np.ndarray, *, spots: np.ndarray, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give the spots (n, 2) that are kept, and per cell the spot it is a member of and the one whose context it sees.
 
@@ -110,7 +110,7 @@ def _membership(
 
 
 def _expression(
-    material: Material, spots: SpotTable, member: np.ndarray, *, geometry: Geometry
+    material: Material, spots: SpotTable, *, member: np.ndarray, geometry: Geometry
 ) -> tuple[Counts | None, list[str]]:
     """Give what the spots express, measured or counted from cells or transcripts, and a sentence about others."""
     cell_counts = material.cell_counts
@@ -119,11 +119,11 @@ def _expression(
     if geometry.pseudospot == "cells":
         summed = sum_over_spots(cell_counts.matrix, member, len(spots.spot_id))
         return Counts(spots.spot_id, cell_counts.genes, summed), []
-    return _transcripts_in_spots(material, cell_counts, spots, geometry=geometry)
+    return _transcripts_in_spots(material, cell_counts, spots=spots, geometry=geometry)
 
 
 def _transcripts_in_spots(
-    material: Material, cell_counts: Counts, spots: SpotTable, *, geometry: Geometry
+    material: Material, cell_counts: Counts, *, spots: SpotTable, geometry: Geometry
 ) -> tuple[Counts, list[str]]:
     """Count every transcript in a spot's disc, of the genes that the cells have; and a sentence about others."""
     if material.transcripts is None:

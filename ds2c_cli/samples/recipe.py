@@ -28,7 +28,7 @@ class Recipe:
         """Hash the files of a sample; transcripts are among them where pseudo-spots count them."""
         fingerprint = inputs.slide.fingerprint()
         files = inputs.hashed(transcripts=geometry.pseudospot == "transcripts")
-        return cls(inputs.sources, fingerprint, files, geometry, donor, cohort)
+        return cls(inputs.sources, fingerprint, files, geometry=geometry, donor=donor, cohort=cohort)
 
     def hash(self) -> str:
         """Name the recipe."""

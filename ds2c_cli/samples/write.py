@@ -40,11 +40,11 @@ def write(
         if counted is None:
             (folder / file).unlink(missing_ok=True)
         else:
-            _write_counts(folder / file, counted, placed.genes)
+            _write_counts(folder / file, counted, genes=placed.genes)
     with replacing(folder / schema.CELLS_FILE) as part:
         _cell_table(material, placed).to_parquet(part, index=False)
     with replacing(folder / schema.OUTLINES_FILE) as part:
-        write_outlines(part, cells.cell_id, cells.outline)
+        write_outlines(part, cell_id=cells.cell_id, outline=cells.outline)
     with replacing(folder / schema.SPOTS_FILE) as part:
         _spot_table(placed, tile_side=placed.geometry.spot_tile_um / mpp).to_parquet(part, index=False)
     with replacing(folder / schema.NEIGHBOURS_FILE) as part, part.open("wb") as file_object:
@@ -113,7 +113,7 @@ def _spot_table(placed: Placed, *, tile_side: float) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(schema.SPOT_COLUMNS)
 
 
-def _write_counts(path: Path, counts: Counts, genes: np.ndarray) -> None:
+def _write_counts(path: Path, counts: Counts, *, genes: np.ndarray) -> None:
     """Write the counts of those genes (g,) bool that stay."""
     table = anndata.AnnData(
         sparse.csr_matrix(counts.matrix[:, genes], dtype=np.int32),
