@@ -66,8 +66,8 @@ def open_anndata(path: Path, backed: Literal["r"] | None = None) -> anndata.AnnD
         return anndata.read_h5ad(path, backed=backed)
 
 
-def _read_h5ad(path: Path) -> Counts:
-    data = open_anndata(path)
+def counts_of(path: Path, data: anndata.AnnData) -> Counts:
+    """Take the counts of an AnnData that was read from `path`; raises InputError as `read_counts` does."""
     matrices = [_csr(matrix) for matrix in (data.X, data.layers.get("counts")) if matrix is not None]
     if not matrices:
         raise InputError(f'{path} has neither X nor layers["counts"]', "Save the raw counts as X.")
@@ -132,7 +132,7 @@ def _of_tenx(read: Callable[[Path], FeatureMatrix]) -> Callable[[Path], Counts]:
 
 
 READERS: dict[str, Callable[[Path], Counts]] = {
-    ".h5ad": _read_h5ad,
+    ".h5ad": lambda path: counts_of(path, open_anndata(path)),
     ".h5": _of_tenx(read_feature_matrix_h5),
     **dict.fromkeys((".mtx", ".mtx.gz"), _of_tenx(read_feature_matrix_mtx)),
     **dict.fromkeys(DELIMITERS, _read_delimited),

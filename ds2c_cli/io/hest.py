@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError, WeightsError
-from .counts import Counts, open_anndata, read_counts
+from .counts import Counts, counts_of, open_anndata
 from .spots import SpotTable
 from .tables import column_names, identifiers, listed, readable
 from .transcripts import MICRONS, PIXELS
@@ -122,12 +122,11 @@ def download_hest(samples: Sequence[str]) -> Path:
 
 def read_hest_spots(hest: Hest) -> tuple[SpotTable, Counts, np.ndarray | None]:
     """The spots of st/ID.h5ad with their counts, in level-0 pixels, and their places (n, 2) in Visium's array."""
-    data = open_anndata(hest.spots, backed="r")
-    data.file.close()
+    data = open_anndata(hest.spots)
     if "spatial" not in data.obsm:
         raise InputError(f'{hest.spots} has no obsm["spatial"]', "Download it again.")
     xy = np.asarray(data.obsm["spatial"], np.float64)
-    counts = read_counts(hest.spots)
+    counts = counts_of(hest.spots, data)
     flags = data.obs["in_tissue"].astype(float).to_numpy() == 1 if "in_tissue" in data.obs else np.ones(len(xy), bool)
     array = None
     if hest.technology == "Visium" and {"array_row", "array_col"} <= set(data.obs.columns):
