@@ -177,7 +177,7 @@ def _lattice_cells(
 
 
 def _column(name: str, kind: np.ndarray) -> np.ndarray:
-    """A column of CELL_TYPES for every cell: (n, ...)."""
+    """Give a column of CELL_TYPES for every cell: (n, ...)."""
     return np.array([getattr(cell, name) for cell in CELL_TYPES.values()], float)[kind]
 
 

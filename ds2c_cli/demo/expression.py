@@ -36,9 +36,10 @@ DISPERSION = 0.4  # variance = mean + dispersion * mean^2
 
 
 def express(rng: np.random.Generator, cells: Cells, *, area_um2: np.ndarray, nest_um: np.ndarray) -> np.ndarray:
-    """Counts (n, len(GENES)) int32 of cells of `area_um2` (n,) that lie `nest_um` (n,) deep in a nest, below 0 outside.
+    """Draw counts (n, len(GENES)) int32 of cells.
 
-    The total goes with the area; the shares depend on the type and, within it, on the cell's size and chromatin.
+    The cells are of `area_um2` (n,) and lie `nest_um` (n,) deep in a nest, below 0 outside. The total goes with the
+    area; the shares depend on the type and, within it, on the cell's size and chromatin.
     """
     share, response = _biology()
     rate = share[cells.kind] * np.exp(np.column_stack([cells.size, cells.darkness]) @ response)

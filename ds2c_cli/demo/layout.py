@@ -24,7 +24,7 @@ class Layout:
     immune: np.ndarray  # about standard normal, high where lymphocytes gather
 
     def at(self, points: np.ndarray) -> Layout:
-        """The maps' values (n,) at pixels `points` (n, 2)."""
+        """Give the maps' values (n,) at pixels `points` (n, 2)."""
         grid = points.T[::-1] / COARSE - 0.5
         maps = (self.tissue, self.nest, self.lumen, self.immune)
         return Layout(*(map_coordinates(values, grid, order=1, mode="nearest") for values in maps))
@@ -42,14 +42,14 @@ class Layout:
         return gaussian_filter(20 * self.immune - np.maximum(self.nest, self.lumen), 2)
 
     def fibres(self, points: np.ndarray) -> np.ndarray:
-        """The direction (n,) in radians of the stroma's fibres at pixels `points` (n, 2)."""
+        """Give the direction (n,) in radians of the stroma's fibres at pixels `points` (n, 2)."""
         down, right = np.gradient(self.across_um())
         nearest = tuple(np.clip(points.T[::-1] // COARSE, 0, len(down) - 1).astype(int))
         return np.arctan2(right, -down)[nearest]
 
 
 def lay_out(rng: np.random.Generator, *, size_px: int, mpp: float) -> tuple[Layout, list[Gland]]:
-    """The maps and the glands of a square slide, `mpp` microns per pixel."""
+    """Draw the maps and the glands of a square slide, `mpp` microns per pixel."""
     points, point_um = -(-size_px // COARSE), COARSE * mpp
     y, x = np.mgrid[:points, :points] + 0.5
     from_edge = np.minimum(np.minimum(x, points - x), np.minimum(y, points - y)) * point_um
@@ -77,17 +77,17 @@ def lay_out(rng: np.random.Generator, *, size_px: int, mpp: float) -> tuple[Layo
 
 
 def enlarge(values: np.ndarray, size: int) -> np.ndarray:
-    """A smooth float32 map (size, size) from a coarser one."""
+    """Make a smooth float32 map (size, size) from a coarser one."""
     return np.asarray(Image.fromarray(values.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def field(rng: np.random.Generator, *, size: int, scale: float) -> np.ndarray:
-    """A smooth random map (size, size) with mean 0 and standard deviation 1 that varies over `scale` points."""
+    """Draw a smooth random map (size, size) with mean 0 and standard deviation 1 that varies over `scale` points."""
     values = enlarge(rng.normal(size=(int(size / scale) + 4,) * 2), size)
     return (values - values.mean()) / values.std()
 
 
 def _signed_um(inside: np.ndarray, point_um: float) -> np.ndarray:
-    """The distance in um to a mask's edge, positive inside, smoothed over the mask's steps."""
+    """Measure the distance in um to a mask's edge, positive inside, smoothed over the mask's steps."""
     distance = distance_transform_edt(inside) - distance_transform_edt(~inside)
     return gaussian_filter(distance, 1.5) * point_um

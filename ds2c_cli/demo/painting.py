@@ -14,7 +14,7 @@ GLASS = np.array([243, 241, 242], np.float32)  # RGB of the empty slide
 
 
 def paint(rng: np.random.Generator, layout: Layout, *, cells: Cells, size_px: int, mpp: float) -> np.ndarray:
-    """The slide (size_px, size_px, 3) uint8 as this donor's dyes, section and objective show it."""
+    """Paint the slide (size_px, size_px, 3) uint8 as this donor's dyes, section and objective show it."""
     haematoxylin, eosin = _paint_stroma(rng, layout, size_px=size_px, mpp=mpp)
     _paint_cells(rng, cells, haematoxylin=haematoxylin, eosin=eosin, mpp=mpp)
     stains = (STAINS + rng.normal(0, 0.02, STAINS.shape)) * rng.normal(1, 0.07, (2, 1))

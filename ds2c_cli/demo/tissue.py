@@ -60,7 +60,7 @@ def _counts_table(cells: Cells, *, cell_ids: np.ndarray, counts: np.ndarray) -> 
 
 
 def _write_pyramid(path: Path, pixels: np.ndarray, *, mpp: float) -> None:
-    """A tiled JPEG TIFF whose level k is 2^k times smaller and kept as a SubIFD of the first."""
+    """Write a tiled JPEG TIFF whose level k is 2^k times smaller and kept as a SubIFD of the first."""
     image = Image.fromarray(pixels)
     with tifffile.TiffWriter(path) as tiff:
         for level in range(LEVELS):

@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def one_line(error: BaseException, longest: int = 300) -> str:
-    """An error on one line."""
+    """Put an error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")[:longest]
 
 

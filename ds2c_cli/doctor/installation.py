@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def python(asked: Asked) -> Answer:
-    """The interpreter, and this ds2c."""
+    """Name the interpreter, and this ds2c."""
     found = f"Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable}), ds2c {__version__}"
     if sys.version_info[:2] < PYTHON:
         needed = ".".join(map(str, PYTHON))
@@ -29,7 +29,7 @@ def python(asked: Asked) -> Answer:
 
 
 def packages(asked: Asked) -> Answer:
-    """The packages that matter are here, and torchvision and timm can be imported beside this torch."""
+    """Check that the packages that matter are here, and torchvision and timm can be imported beside this torch."""
     held, absent = [], []
     for name in PACKAGES:
         try:
@@ -55,7 +55,7 @@ def packages(asked: Asked) -> Answer:
 
 
 def torch_build(asked: Asked) -> Answer:
-    """The version of torch, and what it is built for."""
+    """Name the version of torch, and what it is built for."""
     import torch
 
     release = str(torch.__version__)
@@ -67,7 +67,7 @@ def torch_build(asked: Asked) -> Answer:
 
 
 def slide_reading(asked: Asked) -> Answer:
-    """A tiled JPEG TIFF, as scanners write them, is written, opened and read back."""
+    """Check that a tiled JPEG TIFF, as scanners write them, is written, opened and read back."""
     import imagecodecs
     import numpy as np
     import tifffile

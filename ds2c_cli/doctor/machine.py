@@ -88,7 +88,7 @@ def _use(device: torch.device) -> str:
 
 
 def cpu_and_memory(asked: Asked) -> Answer:
-    """The cores and the memory this process may use."""
+    """Count the cores and the memory this process may use."""
     cores = len(os.sched_getaffinity(0))
     limit = _memory_limit()
     found = f"{many(cores, 'core')}, " + (
@@ -150,7 +150,7 @@ def encoding(asked: Asked) -> Answer:
 
 
 def slurm(asked: Asked) -> Answer | None:
-    """The job this runs in; left out elsewhere."""
+    """Name the job this runs in; left out elsewhere."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return None
@@ -166,7 +166,7 @@ def slurm(asked: Asked) -> Answer | None:
 
 
 def _time_left(job: str) -> str:
-    """The time left to a job, as squeue writes it (days-hours:minutes:seconds)."""
+    """Read the time left to a job, as squeue writes it (days-hours:minutes:seconds)."""
     try:
         command = ["squeue", "--noheader", "--jobs", job, "--format=%L"]
         asked = subprocess.run(command, capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=True)

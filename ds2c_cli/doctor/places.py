@@ -89,9 +89,10 @@ def _write(folder: Path) -> None:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the file system a folder lies on: that of the longest mount point above it, the last mounted there.
+    """Name the type of the file system a folder lies on.
 
-    Fields as in proc(5): the mount point is the fifth, with \\040 for a space; the type follows a lone dash.
+    It is that of the longest mount point above the folder, the last mounted there. Fields as in proc(5): the mount
+    point is the fifth, with \\040 for a space; the type follows a lone dash.
     """
     kind, depth = "unknown", 0
     for line in os.fsdecode(MOUNTS.read_bytes()).splitlines() if MOUNTS.exists() else ():
@@ -103,7 +104,7 @@ def _file_system(folder: Path) -> str:
 
 
 def cache_directory(asked: Asked) -> Answer:
-    """The cache can be written to, and has room; it takes no locks, so a network file system will do."""
+    """Check that the cache can be written to, and has room; it takes no locks, so a network file system will do."""
     from ..workspace import default_cache
 
     place = place_of(asked.cache or default_cache())
@@ -136,7 +137,7 @@ def scratch_directory(asked: Asked) -> Answer:
 
 
 def project(asked: Asked) -> Answer:
-    """The settings of the project are valid, and the slides of its samples still there."""
+    """Check that the settings of the project are valid, and the slides of its samples still there."""
     from .. import schema
     from ..project import Project
     from ..settings import Embedding, Geometry, Training

@@ -88,7 +88,7 @@ def gated_encoders(asked: Asked) -> Answer | None:
 
 
 def _within(seconds: float, *calls: Callable[[], Any]) -> list[Any]:
-    """What the calls return, or the exception of each, all made at once; TimeoutError for one that is not back in time.
+    """Make all calls at once, and give what each returns or its exception: TimeoutError if it is not back in time.
 
     In threads that nobody waits for: a name server that is silent keeps a call for longer than any timeout of its own.
     """

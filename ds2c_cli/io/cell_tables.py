@@ -32,7 +32,7 @@ ID_COLUMNS = (("cell_id",), ("id",), ("object_id",), ("barcode",), ("index",), (
 
 
 def read_cell_table(path: Path) -> tuple[Found, np.ndarray]:
-    """A CSV, TSV or Parquet of geometries, vertices, boxes or centroids."""
+    """Read a CSV, TSV or Parquet of geometries, vertices, boxes or centroids."""
     header = column_names(path)
     geometry, index = _parquet_columns(path) if path.suffix.lower() == ".parquet" else ("", "")
     id_column = find_columns(header, (*ID_COLUMNS, (index,)) if index else ID_COLUMNS)
@@ -63,8 +63,9 @@ def read_cell_table(path: Path) -> tuple[Found, np.ndarray]:
 
 
 def _parquet_columns(path: Path) -> tuple[str, str]:
-    """The column of WKB (the primary one of a GeoParquet, else a binary `geometry`) and that of pandas' index; empty
-    where there is none.
+    """Find the column of WKB and that of pandas' index; empty where there is none.
+
+    That of WKB is the primary one of a GeoParquet, else a binary `geometry`.
     """
     with readable(path, "Parquet"):
         schema = pq.read_schema(path)

@@ -46,9 +46,11 @@ class Counts:
 
 
 def read_counts(path: Path) -> Counts:
-    """Counts of a .h5ad (X, or layers["counts"] where X is not raw), a 10x feature-barcode matrix (.h5, or a matrix.mtx
-    with its lists beside it), a delimited text with the row key in its first column and genes in its header, or a
-    Parquet table with the row key in its index or first column of text.
+    """Read raw counts in any format that is known.
+
+    A .h5ad (X, or layers["counts"] where X is not raw), a 10x feature-barcode matrix (.h5, or a matrix.mtx with its
+    lists beside it), a delimited text with the row key in its first column and genes in its header, or a Parquet table
+    with the row key in its index or first column of text.
 
     Raises InputError for what cannot be read, is empty, has an id or gene twice or missing, or holds a value that is
     no count (negative, fractional, missing): the first such value is named with its row and gene.
@@ -57,7 +59,7 @@ def read_counts(path: Path) -> Counts:
 
 
 def open_anndata(path: Path, backed: Literal["r"] | None = None) -> anndata.AnnData:
-    """An AnnData; with backed="r" its X stays in the file, which the caller closes.
+    """Read an AnnData; with backed="r" its X stays in the file, which the caller closes.
 
     Raises InputError when it cannot be read.
     """
@@ -156,7 +158,7 @@ def _not_counts(values: np.ndarray) -> np.ndarray:
 def _checked(
     path: Path, ids: pd.Index | list[str], *, genes: pd.Index | list[str], matrix: sparse.csr_matrix
 ) -> Counts:
-    """Counts, or the InputError that names what is wrong with them."""
+    """Give counts, or the InputError that names what is wrong with them."""
     if not len(ids):
         raise InputError(f"{path} has no rows of counts", "Export the counts again.")
     if not len(genes):

@@ -106,13 +106,13 @@ def _cells(
 
 
 def _rows(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The numbers from begins (k,) to ends (k,), all ranges after one another."""
+    """List the numbers from begins (k,) to ends (k,), all ranges after one another."""
     length = ends - begins
     return np.repeat(begins - np.append(0, np.cumsum(length)[:-1]), length) + np.arange(length.sum())
 
 
 def _names(names: list[str], *, owner: np.ndarray, shared: np.ndarray) -> list[str]:
-    """The id of each cell from its feature's: with an ordinal where the feature holds many."""
+    """Make the id of each cell from its feature's: with an ordinal where the feature holds many."""
     first = np.searchsorted(owner, owner)  # ascending: cells are in file order
     ordinal = np.arange(len(owner)) - first
     many = shared[owner].tolist()

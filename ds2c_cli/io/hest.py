@@ -55,7 +55,7 @@ class Hest:
 
 
 def hest_ids(folder: Path) -> list[str]:
-    """The samples of a HEST-1k folder; raises InputError where it has none."""
+    """List the samples of a HEST-1k folder; raises InputError where it has none."""
     ids = sorted(path.stem for path in (folder / "metadata").glob("*.json"))
     if not ids:
         raise InputError(f"{folder} has no metadata/*.json", "Give the folder that holds wsis/, st/ and metadata/.")
@@ -63,7 +63,7 @@ def hest_ids(folder: Path) -> list[str]:
 
 
 def open_hest(folder: Path, sample: str) -> Hest:
-    """A sample of a HEST-1k folder (wsis/, st/, metadata/ and what else there is).
+    """Find a sample of a HEST-1k folder (wsis/, st/, metadata/ and what else there is).
 
     Raises InputError for a missing folder or id, which lists those that are there.
     """
@@ -121,7 +121,7 @@ def download_hest(samples: Sequence[str]) -> Path:
 
 
 def read_hest_spots(hest: Hest) -> tuple[SpotTable, Counts, np.ndarray | None]:
-    """The spots of st/ID.h5ad with their counts, in level-0 pixels, and their places (n, 2) in Visium's array."""
+    """Read the spots of st/ID.h5ad with their counts, in level-0 pixels, and their places (n, 2) in Visium's array."""
     data = open_anndata(hest.spots)
     if "spatial" not in data.obsm:
         raise InputError(f'{hest.spots} has no obsm["spatial"]', "Download it again.")

@@ -38,7 +38,7 @@ class Positions:
     )  # (n,) int8: how many lists are open on both sides of what parts it from the one before; 0 begins an array
 
     def array(self) -> np.ndarray:
-        """The array (n,) of each position, counted from 0."""
+        """Number the array (n,) of each position, counted from 0."""
         return np.cumsum(self.level == 0, dtype=np.int32) - 1
 
 
@@ -95,7 +95,7 @@ class JsonObjects:
             raise InputError(f"{self._path} is cut short: its list has no end", "Copy or export it again.")
 
     def positions(self) -> Positions:
-        """The content of all arrays."""
+        """Give the content of all arrays."""
         return self._positions.finish()
 
     def _read_on(self) -> None:
@@ -104,7 +104,7 @@ class JsonObjects:
         self._text += piece or ""
 
     def _without_arrays(self) -> Iterator[str]:
-        """The document chunk by chunk; each array goes to the reader of positions and leaves its number."""
+        """Read the document chunk by chunk; each array goes to the reader of positions and leaves its number."""
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         rest, inside, number = b"", False, -1
         with readable(self._path, "JSON"), _opened(self._path) as file:
@@ -162,7 +162,7 @@ class _PositionReader:
             self._parse()
 
     def end(self) -> None:
-        """The array has ended; raises InputError if one of its lists has not."""
+        """End the array; raises InputError if one of its lists has not ended."""
         self._number += 1
         if self._balance != 0:
             raise InputError(
@@ -207,7 +207,7 @@ class _PositionReader:
 
 
 def _pairs(text: bytes, number: np.ndarray) -> np.ndarray | None:
-    """The first two numbers (n, 2) of the innermost lists, which have so many (n,); None where some are none."""
+    """Read the first two numbers (n, 2) of the innermost lists, which have so many (n,); None where some are none."""
     if (number < 2).any():
         return None
     with warnings.catch_warnings():
@@ -221,7 +221,7 @@ def _pairs(text: bytes, number: np.ndarray) -> np.ndarray | None:
 
 
 def _pair(text: bytes) -> tuple[float, float] | None:
-    """The first two of some numbers, null as NaN; None where they are no numbers."""
+    """Read the first two of some numbers, null as NaN; None where they are no numbers."""
     try:
         x, y, *_ = (float(part.replace(b"null", b"nan")) for part in text.split(b","))
     except ValueError:
@@ -231,7 +231,7 @@ def _pair(text: bytes) -> tuple[float, float] | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a document: plain, gzipped, or the one file of a zip archive."""
+    """Open the bytes of a document: plain, gzipped, or the one file of a zip archive."""
     suffix = path.suffix.lower()
     if suffix != ".zip":
         with cast(IO[bytes], gzip.open(path) if suffix == ".gz" else path.open("rb")) as file:

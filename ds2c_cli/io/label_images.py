@@ -42,7 +42,7 @@ def read_label_npz(path: Path) -> tuple[Found, np.ndarray]:
 
 
 def _label_outlines(path: Path, image: np.ndarray) -> tuple[Found, np.ndarray]:
-    """The pixel edges of every label of a (h, w) integer image; 0 is background, pixel (row, column) covers
+    """Find the pixel edges of every label of a (h, w) integer image; 0 is background, pixel (row, column) covers
     x from column to column + 1 and y from row to row + 1.
     """
     if image.size == np.prod(image.shape[-2:]):

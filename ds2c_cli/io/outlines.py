@@ -30,7 +30,7 @@ class Found:
     note: str = ""  # what the reader left out or changed, a sentence or nothing
 
     def only(self, cells: np.ndarray | slice) -> Found:
-        """Some of the cells."""
+        """Take some of the cells."""
         return replace(self, cell_id=self.cell_id[cells], row=self.row[cells])
 
     def refuse(self, cells: np.ndarray, problem: str, *, hint: str) -> None:
@@ -63,7 +63,7 @@ def polygons(found: Found, xy: np.ndarray, *, ring: np.ndarray, part: np.ndarray
 
 
 def repaired(found: Found, outline: np.ndarray) -> tuple[np.ndarray, int]:
-    """Valid outlines (n,) with an area, or points; and how many crossed themselves and were repaired.
+    """Make valid outlines (n,) with an area, or points; and how many crossed themselves and were repaired.
 
     Raises InputError where that cannot be had.
     """
@@ -93,7 +93,7 @@ def _repaired(found: Found, outline: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _areas_of(geometry: shapely.Geometry) -> shapely.Geometry:
-    """The polygons of a repaired outline: make_valid also returns the lines that some of it collapsed to."""
+    """Take the polygons of a repaired outline: make_valid also returns the lines that some of it collapsed to."""
     parts = shapely.get_parts(shapely.get_parts(geometry))  # a collection may hold a MultiPolygon
     return shapely.union_all(parts[shapely.area(parts) > 0])
 

@@ -39,7 +39,7 @@ class Slide(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of the pixels, not of the path or the time: equal for a renamed copy."""
+        """Hash the pixels, not of the path or the time: equal for a renamed copy."""
 
     @abstractmethod
     def _levels(self) -> list[tuple[int, int]]:
@@ -70,7 +70,7 @@ class Slide(ABC):
         return out
 
     def thumbnail(self, longest: int = 1024) -> tuple[np.ndarray, float]:
-        """The whole slide at most about `longest` pixels long: ((h, w, 3) uint8, level-0 pixels per its pixel)."""
+        """Reduce the whole slide to at most about `longest` pixels: ((h, w, 3) uint8, level-0 pixels per its pixel)."""
         levels = self._levels()
         level = max((i for i, size in enumerate(levels) if max(size) >= longest), default=0)
         width, height = levels[level]
@@ -243,7 +243,7 @@ def open_slide(path: Path) -> Slide:
 
 
 def blocks_of(boxes: np.ndarray, block: int = BLOCK) -> list[np.ndarray]:
-    """The rows of `boxes` (n, 3) int64, x, y and side in level-0 pixels, by the block of the slide they begin in.
+    """Group the rows of `boxes` (n, 3) int64, x, y and side in level-0 pixels, by the block of the slide they begin in.
 
     Every row is in one array (m,) of rows. Blocks are in reading order, so that neighbours follow each other; the
     boxes of one span at most `block` and the largest side.
@@ -257,7 +257,7 @@ def blocks_of(boxes: np.ndarray, block: int = BLOCK) -> list[np.ndarray]:
 
 
 def crop_block(slide: Slide, boxes: np.ndarray) -> list[np.ndarray]:
-    """The (side, side, 3) uint8 crops of the boxes (m, 3) int64 of one block; they may reach over the border.
+    """Cut the (side, side, 3) uint8 crops of the boxes (m, 3) int64 of one block; they may reach over the border.
 
     The slide is read once for all of them. The crops are views of what was read: copy what is to outlive the block.
     Threads may crop one slide at once.
@@ -300,7 +300,7 @@ def _plain_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPage
 
 
 def _decoded(tile: int, *, path: Path, file: BinaryIO, grid: _Grid) -> np.ndarray | None:
-    """The pixels (tile_height, tile_width, 3) of a tile; None for one without bytes."""
+    """Decode the pixels (tile_height, tile_width, 3) of a tile; None for one without bytes."""
     planes = []
     for segment in range(tile, tile + grid.tiles * min(grid.planes, grid.samples), grid.tiles):
         if not grid.counts[segment]:

@@ -21,7 +21,7 @@ def is_spatialdata(path: Path) -> bool:
 
 
 def load_spatialdata() -> Any:
-    """The library; raises UsageError that names the extra when it is not installed."""
+    """Load the library; raises UsageError that names the extra when it is not installed."""
     try:
         import spatialdata
     except ImportError as error:

@@ -79,7 +79,7 @@ def read_spots(path: Path, *, x_column: str = "", y_column: str = "", id_column:
 
 
 def _spot_ids(path: Path, frame: pd.DataFrame, *, centre: tuple[str, ...], id_column: str) -> pd.Series:
-    """The spots' ids as the file has them, or composed of the array positions of a legacy table."""
+    """Give the spots' ids as the file has them, or composed of the array positions of a legacy table."""
     header = list(frame.columns)
     named = (id_column,) if id_column else find_columns(header, ID_COLUMNS)
     if named:

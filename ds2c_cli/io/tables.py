@@ -52,7 +52,7 @@ def readable(path: Path, what: str) -> Iterator[None]:
 
 
 def column_names(path: Path, noun: str = "column") -> list[str]:
-    """The header of a table, by its suffix.
+    """Read the header of a table, by its suffix.
 
     Raises InputError when it cannot be read or has a name twice; `noun` is what a column holds.
     """
@@ -69,14 +69,14 @@ def column_names(path: Path, noun: str = "column") -> list[str]:
 
 
 def open_delimited(path: Path) -> tuple[pa.NativeFile, pyarrow.csv.ParseOptions]:
-    """A CSV or TSV as pyarrow.csv takes it: its decompressed bytes and its delimiter, by its suffix."""
+    """Open a CSV or TSV as pyarrow.csv takes it: its decompressed bytes and its delimiter, by its suffix."""
     suffix = suffix_of(path, DELIMITERS, what="tables")
     stream = pa.input_stream(path, compression="gzip" if suffix.endswith(".gz") else None)
     return stream, pyarrow.csv.ParseOptions(delimiter=DELIMITERS[suffix])
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns of a table, (rows, columns); those of CSV and TSV are text, so that an id 007 stays 007.
+    """Read some columns of a table, (rows, columns); those of CSV and TSV are text, so that an id 007 stays 007.
 
     Raises InputError when the file is cut short or a row has too few or too many fields.
     """
@@ -97,7 +97,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def find_columns(header: Sequence[str], candidates: Collection[tuple[str, ...]]) -> tuple[str, ...]:
-    """The header's own spelling of the first group of columns it has in full, () without one.
+    """Find the header's own spelling of the first group of columns it has in full, () without one.
 
     Case and spaces do not matter: "Centroid X px" is centroid_x_px.
     """
@@ -113,7 +113,7 @@ def _plain(name: str) -> str:
 
 
 def no_columns(path: Path, header: Sequence[str], *, what: str, candidates: Collection[tuple[str, ...]]) -> InputError:
-    """The error for a table that has none of the groups of columns; microns are told apart from nothing."""
+    """Make the error for a table that has none of the groups of columns; microns are told apart from nothing."""
     microns = [name for name in header if MICRONS.search(_plain(name))]
     if microns:
         return InputError(
@@ -125,7 +125,7 @@ def no_columns(path: Path, header: Sequence[str], *, what: str, candidates: Coll
 
 
 def numbers(path: Path, frame: pd.DataFrame, *, column: str, ids: np.ndarray, noun: str) -> np.ndarray:
-    """A column as (n,) float64.
+    """Read a column as (n,) float64.
 
     Raises InputError that names the first value that is not a finite number, with its id and row.
     """

@@ -31,8 +31,10 @@ class FeatureMatrix:
 
 
 def read_feature_matrix_h5(path: Path) -> FeatureMatrix:
-    """A feature-barcode matrix in HDF5: the group `matrix` (Cell Ranger 3 on, Space Ranger, Xenium), or one group named
-    after the genome (Cell Ranger 2).
+    """Read a feature-barcode matrix in HDF5.
+
+    It is the group `matrix` (Cell Ranger 3 on, Space Ranger, Xenium), or one group named after the genome (Cell
+    Ranger 2).
 
     Raises InputError for a file of another layout, and for one of several genomes in Cell Ranger 2's.
     """
@@ -57,7 +59,7 @@ def read_feature_matrix_h5(path: Path) -> FeatureMatrix:
 
 
 def read_feature_matrix_mtx(path: Path) -> FeatureMatrix:
-    """A matrix.mtx or matrix.mtx.gz with barcodes.tsv and features.tsv (or genes.tsv) beside it, packed or not.
+    """Read a matrix.mtx or matrix.mtx.gz with barcodes.tsv and features.tsv (or genes.tsv) beside it, packed or not.
 
     Raises InputError when a list is missing or is not as long as the matrix.
     """
@@ -92,7 +94,7 @@ def _of_genes(
     types: Sequence[str],
     matrix: sparse.csr_matrix,
 ) -> FeatureMatrix:
-    """The features that are genes, each with a name of its own."""
+    """Take the features that are genes, each with a name of its own."""
     kind = pd.Series(types, dtype=object)
     kept = np.flatnonzero(kind == GENES)
     if not len(kept):

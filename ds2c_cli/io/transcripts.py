@@ -75,8 +75,9 @@ def read_transcripts(path: Path, columns: tuple[str, str], *, cells: bool = Fals
 def count_in_spots(
     batches: Iterator[Transcripts], spots: np.ndarray, *, radius: float, spot_id: np.ndarray, genes: np.ndarray
 ) -> tuple[Counts, int]:
-    """The transcripts of some genes within `radius` of a spot (n, 2), whatever cell they are in, spots and xy in one
-    unit; and how many there are of other features.
+    """Count the transcripts of some genes within `radius` of a spot (n, 2), and how many there are of other features.
+
+    Whatever cell they are in; spots and xy are in one unit.
     """
     tally = _Tally(spot_id)
     for batch in batches:
@@ -90,7 +91,7 @@ def count_in_spots(
 
 
 def count_in_cells(batches: Iterator[Transcripts], cell_id: np.ndarray) -> tuple[Counts, int]:
-    """The transcripts assigned to each cell (n,) str; and how many are of cells that are not among them."""
+    """Count the transcripts assigned to each cell (n,) str; and how many are of cells that are not among them."""
     tally, index, strangers = _Tally(cell_id), pd.Index(cell_id), 0
     for batch in batches:
         assert batch.cell is not None

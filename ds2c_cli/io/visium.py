@@ -39,7 +39,7 @@ class Visium:
 
 
 def visium_files(folder: Path, *, raw: bool = False) -> tuple[Path, Path, Path]:
-    """The positions, the scale factors and the counts of a Space Ranger `outs` folder; with `raw` those of every spot.
+    """Find the positions, scale factors and counts of a Space Ranger `outs` folder; with `raw` those of every spot.
 
     Raises InputError for a file that is missing.
     """
@@ -56,7 +56,7 @@ def visium_files(folder: Path, *, raw: bool = False) -> tuple[Path, Path, Path]:
 
 
 def read_visium(folder: Path, *, raw: bool = False) -> Visium:
-    """The in-tissue spots of a Space Ranger `outs` folder with their filtered counts; with `raw` every spot.
+    """Read the in-tissue spots of a Space Ranger `outs` folder with their filtered counts; with `raw` every spot.
 
     Raises InputError for a file that is missing or malformed, a barcode without a position, positions that do not stand
     on Visium's array, and for Visium HD, whose bins are no spots.

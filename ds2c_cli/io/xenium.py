@@ -45,7 +45,7 @@ class Xenium:
 
 
 def open_xenium(folder: Path, *, boundaries: Boundaries = "cell", alignment: Path | None = None) -> Xenium:
-    """The run in a folder that holds experiment.xenium. Without `alignment` the folder's own file of that kind is
+    """Find the run in a folder that holds experiment.xenium. Without `alignment` the folder's own file of that kind is
     taken, if it has one.
 
     Raises InputError for a file that is missing, or several alignments.
@@ -104,8 +104,9 @@ def way_to_slide(run: Xenium, *, slide_mpp: float | None, given_mpp: float | Non
 
 
 def read_alignment(path: Path, pixel_um: float) -> tuple[np.ndarray, str]:
-    """The affine (3, 3) from the slide's pixels to the run's image, of Xenium Explorer's matrix or keypoints; and a
-    sentence where keypoints lie far apart.
+    """Read the affine (3, 3) from the slide's pixels to the run's image, of Xenium Explorer's matrix or keypoints.
+
+    And a sentence where keypoints lie far apart.
 
     Raises InputError for a file that is neither.
     """
@@ -146,7 +147,7 @@ def read_alignment(path: Path, pixel_um: float) -> tuple[np.ndarray, str]:
 
 
 def read_boundaries(run: Xenium, way: MicronsToPixels) -> Cells:
-    """The outlines of cells or nuclei, in the slide's pixels; a cell of several nuclei has them all."""
+    """Read the outlines of cells or nuclei, in the slide's pixels; a cell of several nuclei has them all."""
     header = column_names(run.boundaries)
     columns = find_columns(header, [VERTEX])
     if not columns:

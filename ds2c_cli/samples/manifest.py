@@ -42,11 +42,12 @@ class Request:
 
 
 def read_manifest(path: Path, geometry: Geometry) -> list[Request]:
-    """The samples of a CSV, TSV or Parquet table, whose columns are the fields of `Sources` and sample, donor, cohort.
+    """Read the samples of a CSV, TSV or Parquet table.
 
-    Empty fields are left to the default; paths are as seen from the table's folder. Raises InputError that lists every
-    problem with its row: unknown columns, names used twice or missing, files that are not there or of no known format,
-    slides that cannot be opened or do not say their pixel size, sources that exclude or need one another.
+    Its columns are the fields of `Sources` and sample, donor, cohort. Empty fields are left to the default; paths are
+    as seen from the table's folder. Raises InputError that lists every problem with its row: unknown columns, names
+    used twice or missing, files that are not there or of no known format, slides that cannot be opened or do not say
+    their pixel size, sources that exclude or need one another.
     """
     suffix_of(path, TABLES, what="manifests")
     header = column_names(path)
@@ -65,7 +66,7 @@ def read_manifest(path: Path, geometry: Geometry) -> list[Request]:
 
 
 def requests_of(rows: Sequence[tuple[str, dict[str, str]]], *, path: Path, geometry: Geometry) -> list[Request]:
-    """Samples from what each is called in messages and its fields that are filled in, as text.
+    """Make samples from what each is called in messages and its fields that are filled in, as text.
 
     Paths are as seen from the folder of the file `path`. Raises InputError that lists every problem.
     """
@@ -97,9 +98,10 @@ def requests_of(rows: Sequence[tuple[str, dict[str, str]]], *, path: Path, geome
 
 
 def hest_requests(folder: Path, ids: Sequence[str], *, shared: Sources, donor: str, cohort: str) -> list[Request]:
-    """Samples of a HEST-1k folder by their ids, all of it without any; the patient is the donor where HEST names one.
+    """Find samples of a HEST-1k folder by their ids, all of it without any.
 
-    `shared` holds what is the same for all. Raises InputError for an id that is not there.
+    The patient is the donor where HEST names one. `shared` holds what is the same for all. Raises InputError for an id
+    that is not there.
     """
     requests = []
     for name in ids or hest_ids(folder):
@@ -152,7 +154,7 @@ def prepare_all(
 
 
 def _request(found: dict[str, str], *, folder: Path, tell: Callable[[str], None]) -> Request | None:
-    """A row as a request; None, and a problem told, where a field is not what it should be."""
+    """Read a row as a request; None, and a problem told, where a field is not what it should be."""
     values: dict[str, Any] = {key: text for key, text in found.items() if key not in ("sample", "donor", "cohort")}
     wrong = []
     for key in PATHS:
