@@ -102,7 +102,7 @@ def score_baseline(name: str, genes: list[str], sample: Sample, scenario: str, a
     spot_of, inside, area = (sample.cells[column].to_numpy() for column in ("spot", "inside", "area_um2"))
     cells = np.flatnonzero((spot_of >= 0) & (inside | all_cells))
     spot_of, inside, area = spot_of[cells], inside[cells], area[cells]
-    share = BASELINES[name](spots, np.asarray(spots.sum(1)).ravel(), spot_of, inside, area)
+    share = BASELINES[name](spots, np.asarray(spots.sum(1)).ravel(), spot_of=spot_of, inside=inside, area=area)
     return score_cells(sample, genes, cells, spot_of, inside, share, scenario)
 
 

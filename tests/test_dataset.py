@@ -138,19 +138,19 @@ def test_sharing_out_conserves_counts_at_every_scale_of_the_rates(seed, power):
 def test_splits_are_even_and_in_proportion_to_area():
     spots, totals = sparse.csr_matrix(np.array([[8, 0]])), np.array([8])
     spot_of, inside, area = np.zeros(2, int), np.ones(2, bool), np.array([1.0, 3.0])
-    even = np.expm1(even_split(spots, totals, spot_of, inside, area)[:, 0])
-    by_area = np.expm1(area_split(spots, totals, spot_of, inside, area)[:, 0])
+    even = np.expm1(even_split(spots, totals, spot_of=spot_of, inside=inside, area=area)[:, 0])
+    by_area = np.expm1(area_split(spots, totals, spot_of=spot_of, inside=inside, area=area)[:, 0])
     np.testing.assert_allclose(even, [5000, 5000], rtol=1e-4)
     np.testing.assert_allclose(by_area, [2500, 7500], rtol=1e-4)
-    unknown = area_split(spots, totals, spot_of, inside, np.full(2, np.nan))
-    np.testing.assert_allclose(unknown, even_split(spots, totals, spot_of, inside, area))
+    unknown = area_split(spots, totals, spot_of=spot_of, inside=inside, area=np.full(2, np.nan))
+    np.testing.assert_allclose(unknown, even_split(spots, totals, spot_of=spot_of, inside=inside, area=area))
 
 
 def test_a_cell_outside_gets_what_a_member_gets():
     spots, totals = sparse.csr_matrix(np.array([[8, 0], [4, 4]])), np.array([8, 8])
     spot_of, inside, area = np.array([0, 0, 0, 1]), np.array([True, True, False, False]), np.array([1.0, 3, 2, 5])
-    even = np.expm1(even_split(spots, totals, spot_of, inside, area)[:, 0])
-    by_area = np.expm1(area_split(spots, totals, spot_of, inside, area)[:, 0])
+    even = np.expm1(even_split(spots, totals, spot_of=spot_of, inside=inside, area=area)[:, 0])
+    by_area = np.expm1(area_split(spots, totals, spot_of=spot_of, inside=inside, area=area)[:, 0])
     np.testing.assert_allclose(even, [5000, 5000, 5000, 5000], rtol=1e-4)  # the last spot has no member
     np.testing.assert_allclose(by_area, [2500, 7500, 5000, 5000], rtol=1e-4)
 

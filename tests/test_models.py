@@ -356,7 +356,7 @@ def test_where_all_rates_are_zero_the_spot_is_shared_out_evenly():
 def test_splits_add_up_to_the_spot(split):
     spots = sparse.csr_matrix(np.array([[4, 6, 0], [1, 0, 9]]))
     spot_of, area = np.array([0, 0, 1, 0]), np.array([1.0, 2, 5, 7])
-    share = np.expm1(split(spots, np.array([10, 10]), spot_of, np.ones(4, bool), area))
+    share = np.expm1(split(spots, np.array([10, 10]), spot_of=spot_of, inside=np.ones(4, bool), area=area))
     total = np.zeros((2, 3))
     np.add.at(total, spot_of, share)
     assert np.allclose(total, spots.toarray() * 1000, rtol=1e-4)

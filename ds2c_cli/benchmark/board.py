@@ -39,7 +39,7 @@ class Board:
         return sorted(found, key=lambda each: (designs.index(each[0]), order.index(each[1])))
 
     def mean(self, *key: str) -> Mean | None:
-        """The score of (model, encoder, design, column, metric, genes); None where there is none."""
+        """Look up the score of (model, encoder, design, column, metric, genes); None where there is none."""
         frame = self._groups.get(key)
         if frame is None:
             return None
@@ -50,7 +50,7 @@ class Board:
         )
 
     def difference(self, model: tuple[str, str], reference: tuple[str, str], *where: str) -> Mean | None:
-        """`model` less the reference on the samples and folds that both have, its interval paired; None without any."""
+        """Look up `model` less the reference on samples and folds of both, its interval paired; None without any."""
         drawn = self._differences.get((*model, reference[1], *where))
         if drawn is None:
             return None

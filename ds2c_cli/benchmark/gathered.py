@@ -74,7 +74,7 @@ class Gathered:
         self._draw(table[table["column"] != ""], np.concatenate(drawn))
 
     def warnings(self) -> list[str]:
-        """What was not scored, of the fold where that was most."""
+        """Say what was not scored, of the fold where that was most."""
         said = [not_scored(name, left_out=cells, constant=genes) for name, (cells, genes) in self._left_out.items()]
         return [*self._nothing, *(sentence for its in said for sentence in its)]
 
@@ -87,7 +87,7 @@ class Gathered:
         self._left_out[sample] = max(left_out, scored.left_out), max(constant, scored.constant)
 
     def _paint(self, painted: Sequence[Painted], scenario: str) -> None:
-        """One picture of a model on a slide, of a network that the slide was held out of where there is one."""
+        """Keep one picture of a model on a slide, of a network that the slide was held out of where there is one."""
         for one in painted:
             key = (one.sample, one.model, one.encoder)
             if key not in self.painted or (self.painted[key].scenario == IS and scenario != IS):
@@ -114,7 +114,7 @@ class Gathered:
 
 
 def _curves(per_gene: pd.DataFrame) -> pd.DataFrame:
-    """Of a network's scores per gene those that are drawn: the best without the spots, of cells where it has such."""
+    """Pick the scores per gene that are drawn: a network's best without the spots, of cells where it has such."""
     image = per_gene[(per_gene["checkpoint"] != "") & ~per_gene["model"].str.endswith(SEES_SPOT)]
     metric = "pearson" if (image["metric"] == "pearson").any() else "spot_pearson"
     ranked = image[image["metric"] == metric].dropna(subset="value").sort_values("value", ascending=False)
@@ -122,8 +122,11 @@ def _curves(per_gene: pd.DataFrame) -> pd.DataFrame:
 
 
 def paper_columns(rows: pd.DataFrame) -> list[str]:
-    """The paper's column of each row of a fold, empty where it has none: OOS is over all cells of a sample, and over
-    its members where no cell is outside. What is given the spots has members and others apart everywhere."""
+    """Name the paper's column of each row of a fold, empty where it has none.
+
+    OOS is over all cells of a sample, and over its members where no cell is outside. What is given the spots has
+    members and others apart everywhere.
+    """
     whole = set(zip(rows["sample"], rows["scenario"], strict=True))
     found = []
     for model, sample, scenario, metric in rows[["model", "sample", "scenario", "metric"]].itertuples(index=False):

@@ -29,18 +29,18 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name it for files."""
         of_seed = ENSEMBLE if self.seed is None else f"s{self.seed}"
         return file_name(self.fold.name, self.encoder.name, self.model.name, of_seed)
 
     @property
     def label(self) -> str:
-        """In tables; the encoder is a column of its own."""
+        """Name it in tables; the encoder is a column of its own."""
         return f"{self.model.name}, {ENSEMBLE}" if self.seed is None else self.model.name
 
     @property
     def features(self) -> Features:
-        """What of the encoder it reads."""
+        """Say what of the encoder it reads."""
         return MODELS[self.model.settings.model].features
 
 
@@ -86,11 +86,11 @@ class Recipes:
         self._with_baselines = set(first.values())
 
     def with_baselines(self, job: Job) -> bool:
-        """Whether the trivial baselines are scored with it: once a fold."""
+        """Tell whether the trivial baselines are scored with it: once per fold."""
         return job.name in self._with_baselines
 
     def of(self, job: Job, sample: str) -> str:
-        """Of a job's score on a sample."""
+        """Name what a job's score on a sample is made from."""
         seeds = self.plan.seeds if job.seed is None else [job.seed]
         return recipe_hash(
             {

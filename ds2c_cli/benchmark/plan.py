@@ -54,12 +54,12 @@ class Fold:
 
     @property
     def series(self) -> str:
-        """What its number counts."""
+        """Say what its number counts."""
         return f"{self.design}-ood" if OOD in self.scenario.values() else self.design
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name it for files."""
         return f"{self.series}-fold{self.number}"
 
 
@@ -141,7 +141,7 @@ def _check_seeds(path: Path, seeds: Sequence[int]) -> None:
 def _samples(
     path: Path, tables: Sequence[Settings], geometry: Geometry
 ) -> tuple[list[Settings], list[Request], list[str]]:
-    """The samples with counts as written and as requests, and the others, in sentences."""
+    """Give the samples with counts as written and as requests, and the others, in sentences."""
     if not tables:
         raise InputError(f"{path} has no [[sample]]", "Write one per slide, with the columns of a manifest.")
     rows = []
@@ -172,7 +172,7 @@ def _text(value: Any) -> str:
 
 
 def _group(request: Request, table: Settings, split_by: str) -> str:
-    """What a fold keeps whole. HEST's patient may split what is one donor: pieces of a lung."""
+    """Name what a fold keeps whole. HEST's patient may split what is one donor: pieces of a lung."""
     if split_by == "sample":
         return request.name
     donor = request.donor or request.name
@@ -182,12 +182,12 @@ def _group(request: Request, table: Settings, split_by: str) -> str:
 
 
 def _with_donor(request: Request) -> Request:
-    """A HEST sample without a donor is of the patient that HEST names."""
+    """Say of a HEST sample without a donor that it is of the patient that HEST names."""
     return request if request.donor else replace(request, donor=_patient(request))
 
 
 def _patient(request: Request) -> str:
-    """As HEST names them, with the study within which the name holds; empty where it does not say."""
+    """Name the patient as HEST does, with the study within which the name holds; empty where it does not say."""
     if request.sources.hest is None:
         return ""
     hest = open_hest(request.sources.hest, request.sources.hest_id)
@@ -203,7 +203,7 @@ def _folds(
     cohort: dict[str, str],
     suffix: str,
 ) -> Iterator[Fold]:
-    """Every design's folds, not numbered yet; without designs, one for each cohort.
+    """Give every design's folds, not numbered yet; without designs, one per cohort.
 
     A design with `ood` trains on all samples of its cohorts, and is scored on those cohorts alone.
     """
@@ -242,7 +242,7 @@ def _check_design(path: Path, design: DesignTable, cohorts: Iterable[str]) -> No
 
 
 def _numbered(folds: Iterable[Fold]) -> Iterator[Fold]:
-    """Folds counted over all designs of one name."""
+    """Count folds over all designs of one name."""
     count: Counter[str] = Counter()
     for fold in folds:
         count[fold.series] += 1

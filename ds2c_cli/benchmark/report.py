@@ -90,7 +90,7 @@ def write_benchmark(project: Project, plan: Benchmark, results: Results) -> Path
 
 
 def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]:
-    """The paper's Table 1, our columns, spots, ablations, and apart from them what was given the measured spot.
+    """Give the paper's Table 1, our columns, spots, ablations, and apart from them what was given the measured spot.
 
     `brief` gives the main ones, without intervals.
     """
@@ -121,7 +121,7 @@ def tables_of(plan: Benchmark, board: Board, brief: bool = False) -> list[Table]
 
 
 def difference_tables(plan: Benchmark, board: Board) -> list[Table]:
-    """Every image-only model less the reference, of the same encoder where it has one."""
+    """Give every image-only model less the reference, of the same encoder where it has one."""
     names = [name for name in _names(plan, board) if not given_spot(name[0])]
     several = _several_encoders(names)
     entries = []
@@ -157,7 +157,7 @@ def _table(
 
 
 def _names(plan: Benchmark, board: Board) -> list[Name]:
-    """(model, encoder) in the report's order: trivial baselines, the models as in the file, the ceiling last."""
+    """List (model, encoder) in the report's order: trivial baselines, the models as in the file, the ceiling last."""
     order = [*BASELINES]
     for model in sorted(plan.models, key=lambda one: one.settings.model == CELL_SUPERVISED):
         order += [model.name, f"{model.name}, {ENSEMBLE}"]
@@ -242,7 +242,7 @@ def _figures(project: Project, plan: Benchmark, *, board: Board, results: Result
 
 
 def _scenarios(table: pd.DataFrame) -> list[str]:
-    """Panels of the curves: the paper's columns, OOS over members where no cell is outside."""
+    """Name the panels of the curves: the paper's columns, OOS over members where no cell is outside."""
     there = set(table["scenario"])
     panels = ["IS_in", "IS_out"] if "IS_in" in there else ["IS"]
     panels += [base if base in there else f"{base}_in" for base in ("OOS", "OOD")]
@@ -250,7 +250,7 @@ def _scenarios(table: pd.DataFrame) -> list[str]:
 
 
 def _costs(results: Results) -> list[Table]:
-    """Time and memory by step; of trainings and scores the mean by model."""
+    """Give time and memory by step; of trainings and scores the mean by model."""
     steps = results.steps
     if steps.empty:
         return []

@@ -101,7 +101,7 @@ def _left_out(project: Project, plan: Benchmark) -> list[str]:
 
 
 def _training_warnings(of_fold: Mapping[str, Sequence[Job]], steps: Sequence[Step]) -> list[str]:
-    """Of the trainings, once a fold: it is the samples that most of them are about."""
+    """Say what trainings warned of, once per fold: it is the samples that most of them are about."""
     said = {step["what"]: step.get("warnings", []) for step in steps if step["step"] == "train"}
     found = [f"{fold}: {warning}" for fold, its in of_fold.items() for job in its for warning in said.get(job.name, [])]
     return list(dict.fromkeys(found))

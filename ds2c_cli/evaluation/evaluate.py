@@ -125,7 +125,7 @@ def predicted(workspace: Workspace, checkpoint: Checkpoint, sample: Sample) -> I
 
 
 def _of_folder(folder: Path, samples: Sequence[Sample]) -> Iterator[Source]:
-    """The predictions of a folder; raises InputError where a sample is another by now."""
+    """Open the predictions of a folder; raises InputError where a sample is another by now."""
     for sample in samples:
         path = folder / f"{sample.name}.h5ad"
         if not path.exists() or not sample.has_cell_truth:

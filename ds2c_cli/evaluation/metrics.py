@@ -47,7 +47,7 @@ class Moments:
 
     @property
     def number(self) -> int:
-        """How many cells were added."""
+        """Count the cells that were added."""
         return int(self.sums[:, 0, 0].sum()) if self.sums.shape[2] else 0
 
     def pearson(self) -> np.ndarray:
@@ -55,7 +55,7 @@ class Moments:
         return _pearson(self.sums.sum(0)[None])[0]
 
     def resampled(self, gene_sets: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
-        """Bootstrap over blocks: for each set of genes (indices) its mean correlation in 10,000 resamples."""
+        """Bootstrap over blocks: give for each set of genes (indices) its mean correlation in 10,000 resamples."""
         blocks = self.sums[self.sums[:, 0].any(1)] if self.sums.shape[2] else self.sums
         generator = np.random.default_rng(seed)
         used = np.unique(np.concatenate(list(gene_sets.values()))) if gene_sets else np.empty(0, int)
@@ -77,7 +77,7 @@ class Moments:
 
 
 def _standardised(blocks: np.ndarray) -> np.ndarray:
-    """Sums (b, 6, g) of values taken relative to their mean, in SDs: n and the others, (b, 1 + 5 g) float32.
+    """Give sums (b, 6, g) of values taken relative to their mean, in SDs: n and the others, (b, 1 + 5 g) float32.
 
     Correlations are the same, and single precision loses none of their digits that an interval shows.
     """

@@ -97,7 +97,7 @@ def _rank(model: str) -> tuple[int, str]:
 
 
 def _score_by_genes(found: Evaluated) -> Figure | None:
-    """For held-out cells where there are any."""
+    """Draw curves, for held-out cells where there are any."""
     table = found.per_gene[(found.per_gene["metric"] == "pearson") & found.per_gene["value"].notna()]
     table = table[~table["model"].str.endswith(SEES_SPOT)]
     if table.empty:
@@ -113,6 +113,6 @@ def _score_by_genes(found: Evaluated) -> Figure | None:
 
 
 def _painted(shown: Sequence[Painted]) -> Figure:
-    """Every model that saw no spot (its first seed)."""
+    """Paint every model that saw no spot (its first seed)."""
     first = {one.model: one for one in reversed(shown)}
     return painted(sorted(first.values(), key=lambda one: _rank(one.model)))

@@ -196,7 +196,7 @@ class Truth:
 
     @property
     def cells_left_out(self) -> int:
-        """How many cells cannot be scored though the sample has cell truth."""
+        """Count the cells that cannot be scored though the sample has cell truth."""
         return int((~self.cell_is_known).sum()) if self.cells is not None else 0
 
     def beside(self, batch: PredictedCells, counts: sparse.csr_matrix) -> Compared:
@@ -323,7 +323,9 @@ def _baseline(baseline: Baseline, truth: Truth) -> Iterator[PredictedCells]:
     cells = truth.sample.cells
     context, inside, area = (cells[column].to_numpy() for column in ("spot", "inside", "area_um2"))
     for spots, rows, new in by_spots(truth.sample, truth.spots.shape[1]):
-        share_log = baseline(truth.spots, truth.totals, context[rows], inside[rows], area[rows])[new]
+        share_log = baseline(truth.spots, truth.totals, spot_of=context[rows], inside=inside[rows], area=area[rows])[
+            new
+        ]
         yield PredictedCells(spots, rows[new], context[rows[new]], inside[rows[new]], share_log=share_log)
 
 

@@ -139,7 +139,7 @@ class PredictionFile:
 
     @property
     def matrices(self) -> list[str]:
-        """Which there are: X and some of the layers."""
+        """Name those there are: X and some of the layers."""
         return ["X", *(name for name in LAYERS if name in self._file["layers"])]
 
     def block(self, matrix: str, begin: int, end: int) -> np.ndarray:
@@ -172,7 +172,7 @@ def read_prediction(path: Path) -> anndata.AnnData:
 
 
 def recorded_recipe(path: Path) -> str | None:
-    """What a prediction was made from; empty for a file that is no prediction, None when there is none."""
+    """Read what a prediction was made from; empty for a file that is no prediction, None when there is none."""
     if not path.exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""One stream of predictions, some thousand cells at a time: `predict` writes it, `evaluate` scores it."""
+"""Predict in one stream, some thousand cells at a time: `predict` writes it, `evaluate` scores it."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class MeanOfNetworks:
 
 
 def _mean(values: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """Of what every network says; None where they do not say it."""
+    """Average what every network says; None where they do not say it."""
     said = [value for value in values if value is not None]
     return np.mean(said, axis=0) if said else None
 
@@ -168,7 +168,7 @@ def cache_for(workspace: Workspace, checkpoint: Checkpoint, sample: Sample) -> t
 
 
 def spot_groups(start: np.ndarray, genes: int) -> list[np.ndarray]:
-    """Rows of consecutive spots, some thousand cells together, fewer where there are many genes.
+    """Deal out rows of consecutive spots, some thousand cells together, fewer where there are many genes.
 
     The cells of spot s are start[s] : start[s + 1], start (S + 1,).
     """
@@ -176,7 +176,7 @@ def spot_groups(start: np.ndarray, genes: int) -> list[np.ndarray]:
 
 
 def parts_of(inside: torch.Tensor, genes: int) -> Iterator[tuple[torch.Tensor, slice]]:
-    """Of a group's cells, members or not (c,), the rows to read together, and which of these were not read before.
+    """Deal out a group's cells, members or not (c,): rows to read together, and which of these were not read before.
 
     That is all of them, unless beyond the array so many cells have taken one of its spots for their context that they
     do not fit: then the members, whom the spot consists of, are read again with each part of the others.

@@ -156,7 +156,7 @@ class _Order:
 
 
 def _predictions(order: _Order, cache: Cache, device: str) -> Iterable[PredictedCells]:
-    """What the checkpoint says of the sample's cells; in mode deconvolve, given the counts of its spots."""
+    """Give what the checkpoint says of the sample's cells; in mode deconvolve, given the counts of its spots."""
     checkpoint, sample = order.checkpoint, order.sample
     bags = load_bags([sample], cache, checkpoint.encoder.description, outside=True)
     predictions: Iterable[PredictedCells] = Inference(checkpoint, bags, device=device, with_sd=order.uncertainty)
@@ -171,7 +171,7 @@ def _predictions(order: _Order, cache: Cache, device: str) -> Iterable[Predicted
 
 
 def _write_batch(batch: PredictedCells, matrices: Mapping[str, MatrixOnDisk]) -> np.ndarray:
-    """Write some cells into all matrices; (c,) what part of its spot each cell is, which X no longer says."""
+    """Write some cells into all matrices; give (c,) what part of its spot each cell is, which X no longer says."""
     if schema.LAYER_COUNTS in matrices:
         matrices[schema.LAYER_COUNTS].write(batch.cells, batch.counts())
     matrices[schema.LAYER_SPOT_SHARE].write(batch.cells, batch.share_log)
