@@ -16,7 +16,7 @@ from .choices import (
     Pseudospot,
     SpotPooling,
 )
-from .errors import UsageError
+from .errors import InputError, UsageError
 from .schema import Record
 
 
@@ -78,6 +78,22 @@ class Geometry(Record):
     def fits(self, other: Geometry) -> bool:
         """Say whether a model trained on one predicts the other: they differ at most in what a pseudo-spot counts."""
         return self.changed(pseudospot=other.pseudospot) == other
+
+    def must_fit(self, other: Geometry, *, here: str, there: str, hint: str, exactly: bool = False) -> None:
+        """Refuse to go on with another geometry.
+
+        Args:
+            other: The other.
+            here: What has this geometry, as the message says it.
+            there: What has the other.
+            hint: What to do about it.
+            exactly: Pseudo-spots must count the same things too.
+
+        Raises:
+            InputError: The one does not fit the other.
+        """
+        if self != other if exactly else not self.fits(other):
+            raise InputError(f"{here} and {there} have different geometries: {self} and {other}", hint)
 
 
 # Geometries by name, as settings; what a flag or a file says besides goes on top.

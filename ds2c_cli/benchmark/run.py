@@ -190,12 +190,13 @@ def check_one_geometry(samples: Sequence[Sample]) -> None:
     """
     first = samples[0]
     for sample in samples[1:]:
-        if (first.geometry, first.geometry.pseudospot) != (sample.geometry, sample.geometry.pseudospot):
-            raise InputError(
-                f"samples {first.name} and {sample.name} have different geometries, which one report must not mix: "
-                f"{first.geometry} and {sample.geometry}",
-                "Write a benchmark file for each.",
-            )
+        first.geometry.must_fit(
+            sample.geometry,
+            here=f"sample {first.name}",
+            there=f"sample {sample.name}",
+            hint="Write a benchmark file for each.",
+            exactly=True,
+        )
 
 
 def _by_encoder(scored: Scored, name: str) -> Scored:

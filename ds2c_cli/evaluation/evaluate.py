@@ -135,8 +135,9 @@ def _of_folder(folder: Path, samples: Sequence[Sample]) -> Iterator[Source]:
         if not np.array_equal(file.cell_id, sample.cells["cell_id"].to_numpy()):
             raise InputError(f"{folder} predicts other cells than sample {sample.name} has", again)
         info = file.info.checkpoint
-        if not info.geometry.fits(sample.geometry):
-            raise InputError(f"{folder} predicts sample {sample.name} in another geometry than it has now", again)
+        info.geometry.must_fit(
+            sample.geometry, here=f"the predictions {folder}", there=f"sample {sample.name}", hint=again
+        )
         deconvolved = file.info.mode == "deconvolve"
         yield Source(sample, info, FromFile(file, sample), label=info.training.model, deconvolved=deconvolved)
 

@@ -12,7 +12,6 @@ from ..cache.store import Cache
 from ..device import device_of
 from ..embeddings.embed import Embedded, embed
 from ..embeddings.tiles import tiles_of
-from ..errors import InputError
 from ..progress import Progress, silent
 from ..project import Sample
 from ..schema import TARGET_SUM
@@ -146,12 +145,12 @@ def held_where_small(predictions: Iterable[PredictedCells], *, cells: int, genes
 
 def check_fit(checkpoint: Checkpoint, sample: Sample) -> None:
     """Raise InputError unless the sample was prepared with the geometry the model was trained on."""
-    if not checkpoint.geometry.fits(sample.geometry):
-        raise InputError(
-            f"sample {sample.name} was prepared with {sample.geometry}, {checkpoint.name} was trained with "
-            f"{checkpoint.geometry}",
-            "Prepare the sample with the checkpoint's geometry.",
-        )
+    sample.geometry.must_fit(
+        checkpoint.geometry,
+        here=f"sample {sample.name}",
+        there=f"checkpoint {checkpoint.name}",
+        hint="Prepare the sample with the checkpoint's geometry.",
+    )
 
 
 def cache_for(workspace: Workspace, checkpoint: Checkpoint, sample: Sample) -> tuple[Cache, Embedded | None]:

@@ -211,9 +211,6 @@ def _check_samples(samples: Sequence[Sample], settings: Training) -> None:
             )
     first = samples[0]
     for sample in samples[1:]:
-        if not sample.geometry.fits(first.geometry):
-            raise InputError(
-                f"samples {first.name} and {sample.name} have different geometries: {first.geometry} and "
-                f"{sample.geometry}",
-                "Prepare them alike.",
-            )
+        first.geometry.must_fit(
+            sample.geometry, here=f"sample {first.name}", there=f"sample {sample.name}", hint="Prepare them alike."
+        )
