@@ -56,3 +56,9 @@ def test_the_architecture_page_names_every_room():
 def test_the_glossary_is_one_line_per_word():
     words = re.findall(r"^\| ([^|]+) \|", (ROOT / "docs" / "glossary.md").read_text(), re.MULTILINE)
     assert len(words) == len(set(words)) > 30
+
+
+def test_no_comment_cites_a_page_that_readers_of_this_repository_do_not_have():
+    cited = re.compile(r"\b(?:DESIGN|FACTS|ENCODERS) \d")
+    files = [path for folder in ("ds2c_cli", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    assert not [str(path) for path in files if cited.search(path.read_text())]

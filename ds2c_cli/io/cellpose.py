@@ -1,4 +1,4 @@
-"""Cellpose's outlines as text: a line a cell, x and y of its vertices in turn."""
+"""Cellpose's outlines as text: a line per cell, x and y of its vertices in turn."""
 
 from __future__ import annotations
 

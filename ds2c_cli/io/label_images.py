@@ -1,4 +1,4 @@
-"""Cells of label images: TIFF, PNG or NPZ of whole numbers, one a cell."""
+"""Cells of label images: TIFF, PNG or NPZ of whole numbers, one per cell."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .batch import Bag, segment_sum
 
 
 class DeepSets(nn.Module):
-    """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho (DESIGN 8).
+    """h_j = [phi_cell(c_j); phi_spot(s); mean_k phi_spot(n_k)], read by rho.
 
     `context` leaves out the last part (spot) or the last two (cell).
     """
@@ -57,7 +57,7 @@ class Paper(DeepSets, SpotModel):
     """S = rho(sum_j h_j), non-negative, against the log expression of the spot; one cell is read off as rho(h_j).
 
     `pooling` takes the mean, or the last state of a GRU that reads the h_j one after the other, for the sum.
-    Softplus keeps the output non-negative: the published ReLU leaves most outputs dead at the start (FACTS 4).
+    Softplus keeps the output non-negative: the published ReLU leaves most outputs dead at the start.
     """
 
     options: ClassVar[tuple[str, ...]] = ("context", "pooling")

@@ -1,4 +1,4 @@
-"""Many samples at once: a table with a row a sample, or ids of a collection, checked as a whole before work starts."""
+"""Many samples at once: a table with a row per sample, or ids of a collection, all checked before work starts."""
 
 from __future__ import annotations
 
