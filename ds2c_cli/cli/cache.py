@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError, UsageError
+from ..errors import UsageError
 from .console import console
 from .options import DryRunOption, Session, shared
 from .panels import PanelCommand
 
 if TYPE_CHECKING:
-    from ..cache.maintenance import Changed
+    from ..cache.maintenance import Changed, Verified
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cache of embeddings.")
 
@@ -33,15 +33,13 @@ GraceOption = Annotated[
 
 @app.command(cls=PanelCommand)
 @shared("cache")
-def info(
-    session: Session,
-    encoder: WantedOption = "",
-) -> None:
+def info(session: Session, encoder: WantedOption = "") -> None:
     """Show what the cache holds, by encoder and slide."""
-    from ..cache.maintenance import encoders, holdings
+    from ..cache.inventory import totals
+    from ..cache.maintenance import holdings
 
     root = session.cache
-    held = holdings(root, encoder)
+    held, summed = holdings(root, encoder), totals(root, encoder)
     columns = ("encoder", "fingerprint", "dimension", "slide", "last path", "tiles", "MB", "bytes a tile")
     rows = [
         (one.encoder, one.fingerprint[:8], one.dimension, one.slide[:8] or "unknown", one.path or "unknown", one.tiles,
@@ -49,18 +47,13 @@ def info(
         for one in held
     ]  # fmt: skip
     console.table(f"{root}", columns, rows)
-    totals = {}
-    for one in encoders(root, encoder):
-        segments, waiting = one.segments(), sum(path.stat().st_size for path in one.replaced())
-        tiles, size = sum(segment.tiles for segment in segments), sum(segment.bytes for segment in segments)
-        totals[one.fingerprint] = {
-            "encoder": one.name, "segments": len(segments), "tiles": tiles, "bytes": size, "bytes_waiting": waiting
-        }  # fmt: skip
+    for total in summed.values():
         console.note(
-            f"{one.name}: {tiles:,} tiles in {len(segments):,} segments, {_mb(size)}"
-            + (f", and {_mb(waiting)} that a merge has replaced" if waiting else "")
+            f"{total.encoder}: {total.tiles:,} tiles in {total.segments:,} segments, {_mb(total.bytes)}"
+            + (f", and {_mb(total.bytes_waiting)} that a merge has replaced" if total.bytes_waiting else "")
         )
-    console.result([root], {"cache": root, "encoders": totals, "holdings": [asdict(one) for one in held]})
+    document = {name: asdict(total) for name, total in summed.items()}
+    console.result([root], {"cache": root, "encoders": document, "holdings": [asdict(one) for one in held]})
 
 
 @app.command(cls=PanelCommand)
@@ -78,13 +71,7 @@ def verify(
     with console.progress() as tell:
         found = verify_cache(root, encoder, dry_run=dry_run, progress=tell)
     damaged = [one for one in found if one.damage]
-    for one in damaged:
-        done = "can be rescued" if dry_run else "are rescued; the file is in quarantine"
-        console.warn(f"{one.encoder}, {one.segment}: {one.damage}; {one.rescued:,} of {one.tiles:,} tiles {done}")
-        for part in one.lost:
-            console.warn(
-                f"{part['tiles']:,} tiles of {part['path'] or part['slide']} are lost: embed encodes them again"
-            )
+    _tell_damage(damaged, dry_run=dry_run)
     lost = [] if dry_run else [(one.fingerprint, part["slide"]) for one in damaged for part in one.lost]
     again = to_encode_again(session.project, root, lost=lost)
     for lacking in again:
@@ -117,7 +104,7 @@ def merge(
     root = session.cache
     with console.progress() as tell:
         changed = merge_cache(root, encoder, grace_hours=grace, dry_run=dry_run, progress=tell)
-    _tell(changed, dry_run, grace)
+    _tell(changed, dry_run=dry_run, grace=grace)
     console.result([root], {"encoders": [asdict(one) for one in changed]})
 
 
@@ -175,29 +162,20 @@ def export_command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Write one slide's embeddings into a single file, to carry to another machine."""
-    from ..cache.maintenance import encoders, holdings
+    from ..cache.inventory import choose
     from ..cache.transfer import export_slide
 
-    root, home = session.cache, session.project
+    home = session.project
     wanted = home.sample(slide).slide_fingerprint if slide in home.sample_names() else slide
-    held = [one for one in holdings(root, encoder) if one.slide.startswith(wanted)]
-    found = sorted({(one.fingerprint, one.slide) for one in held})
-    if len(found) != 1:
-        what = ", ".join(f"{one.encoder} of {one.path}" for one in held) or "none"
-        raise InputError(
-            f"SLIDE and --encoder should choose one slide of one encoder; {slide} chooses {what}",
-            "Look with `ds2c cache info`, and name more of the fingerprint or the --encoder.",
-        )
-    (source,) = encoders(root, found[0][0])
-    path = output or Path(f"{slide}-{source.name.replace('/', '-')}.h5")
+    chosen = choose(session.cache, encoder, slide=wanted, named=slide)
+    path = output or Path(f"{slide}-{chosen.encoder.name.replace('/', '-')}.h5")
     if dry_run:
-        tiles = sum(one.tiles for one in held)
-        console.note(f"{path}: {tiles:,} tiles of {held[0].path}, about {_mb(sum(one.bytes for one in held))}")
-        console.result([], {"path": path, "encoder": source.name, "tiles": tiles})
+        console.note(f"{path}: {chosen.tiles:,} tiles of {chosen.path}, about {_mb(chosen.bytes)}")
+        console.result([], {"path": path, "encoder": chosen.encoder.name, "tiles": chosen.tiles})
         return
     with console.progress() as tell:
-        done = export_slide(source, found[0][1], path=path, progress=tell)
-    console.note(f"{path}: {done.tiles:,} tiles of {held[0].path}, {_mb(path.stat().st_size)}")
+        done = export_slide(chosen.encoder, chosen.slide, path=path, progress=tell)
+    console.note(f"{path}: {done.tiles:,} tiles of {chosen.path}, {_mb(path.stat().st_size)}")
     console.result([path], asdict(done))
 
 
@@ -233,7 +211,18 @@ def _confirm(question: str, yes: bool) -> None:
     typer.confirm(question, abort=True, err=True)
 
 
-def _tell(changed: Sequence[Changed], dry_run: bool = False, grace: float = 0.0) -> None:
+def _tell_damage(damaged: Sequence[Verified], *, dry_run: bool) -> None:
+    """Warn of every damaged segment, and of the tiles that are lost with it."""
+    done = "can be rescued" if dry_run else "are rescued; the file is in quarantine"
+    for one in damaged:
+        console.warn(f"{one.encoder}, {one.segment}: {one.damage}; {one.rescued:,} of {one.tiles:,} tiles {done}")
+        for part in one.lost:
+            console.warn(
+                f"{part['tiles']:,} tiles of {part['path'] or part['slide']} are lost: embed encodes them again"
+            )
+
+
+def _tell(changed: Sequence[Changed], *, dry_run: bool = False, grace: float = 0.0) -> None:
     """A line per encoder."""
     for one in changed:
         removed = f", {one.tiles_removed:,} tiles deleted" if one.tiles_removed else ""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..choices import Boundaries, Layout, Membership, Preset, Pseudospot
 from .console import console
 from .options import DryRunOption, ForceOption, Session, shared
+
+if TYPE_CHECKING:
+    from ..samples.prepare import Prepared
 
 # Panels of the help.
 SLIDE, CELLS, SPOTS, PSEUDOSPOTS = "Slide", "Cells", "Measured spots", "Pseudo-spots, and the geometry of all spots"
@@ -150,10 +152,8 @@ def command(
     force: ForceOption = False,
 ) -> None:
     """Turn slides, their cells and their expression into samples."""
-    from .. import schema
-    from ..errors import UsageError
-    from ..io.hest import download_hest
-    from ..samples.manifest import Request, hest_requests, prepare_all, read_manifest
+    from ..samples.manifest import prepare_all
+    from ..samples.requested import requested
     from ..samples.sources import Sources
     from ..settings import Geometry
     from ..settings import preset as preset_named
@@ -164,52 +164,41 @@ def command(
         "pseudospot": pseudospot, "spot_px": spot_px, "spot_tile_px": spot_tile_px,
     }  # fmt: skip
     flags = {**preset_named(preset or ""), **{name: value for name, value in flags.items() if value is not None}}
-    if (slide is not None) + bool(hest) + (manifest is not None) != 1:
-        raise UsageError("one of SLIDE, --hest and --manifest says what to prepare", "See ds2c prepare --help.")
-    if (ids and not hest) or (hest == "hf" and not ids):
-        raise UsageError("--id names samples of --hest, and --hest hf needs it", "Write --hest DIR --id NCBI856.")
-    if sample and slide is None:
-        raise UsageError("--sample names the sample of one SLIDE", "Leave it out.")
     geometry = session.project.settings(Geometry, flags)
     sources = Sources(
-        slide or Path(), cells, counts, spots, visium, raw, xenium, boundaries, alignment,
-        x_column=x_column, y_column=y_column, id_column=id_column, mpp=mpp, keep_matching=keep_matching,
-        trust_coordinates=trust_coordinates,
+        slide or Path(), cells, counts=counts, spots=spots, visium=visium, raw=raw, xenium=xenium,
+        boundaries=boundaries, alignment=alignment, x_column=x_column, y_column=y_column, id_column=id_column, mpp=mpp,
+        keep_matching=keep_matching, trust_coordinates=trust_coordinates,
     )  # fmt: skip
-    if manifest is not None:
-        own = [
-            field.name
-            for field in fields(Sources)
-            if getattr(sources, field.name) != getattr(Sources(Path()), field.name)
-        ]
-        own += [name for name, value in (("donor", donor), ("cohort", cohort)) if value]
-        if own:
-            options = ", ".join(f"--{name.replace('_', '-')}" for name in own)
-            raise UsageError(f"{options} beside --manifest, which has a column for it", "Fill in the column.")
-        requests = read_manifest(manifest, geometry)
-    elif hest:
-        folder = download_hest(ids or ()) if hest == "hf" else Path(hest)
-        requests = hest_requests(folder, ids or (), shared=sources, donor=donor, cohort=cohort)
-    else:
-        requests = [Request(sources, sample, donor, cohort)]
+    requests = requested(
+        sources, geometry, slide=slide, manifest=manifest, hest=hest, ids=ids or (), sample=sample, donor=donor,
+        cohort=cohort,
+    )  # fmt: skip
     with session.workspace() as workspace:
         finished = prepare_all(workspace, requests, geometry=geometry, dry_run=dry_run, force=force)
-    documents = []
     for done in finished:
-        name = done.folder.name
-        for warning in done.warnings:
-            console.warn(warning if len(finished) == 1 else f"{name}: {warning}")
-        if done.unchanged:
-            console.note(f"{name} is up to date")
-        else:
-            console.note(
-                f"{name}: {done.n_cells:,} cells, {done.n_inside:,} in {done.n_spots:,} spots, {done.n_genes:,} genes"
-                + ("; nothing was written" if dry_run else f"; look at {done.folder / schema.OVERLAY_FILE}")
-            )
-        documents.append(
-            {
-                "sample": name, "folder": done.folder, "unchanged": done.unchanged, "cells": done.n_cells,
-                "cells_inside": done.n_inside, "spots": done.n_spots, "genes": done.n_genes, "warnings": done.warnings,
-            }
-        )  # fmt: skip
+        _tell(done, alone=len(finished) == 1, dry_run=dry_run)
+    documents = [
+        {
+            "sample": done.folder.name, "folder": done.folder, "unchanged": done.unchanged, "cells": done.n_cells,
+            "cells_inside": done.n_inside, "spots": done.n_spots, "genes": done.n_genes, "warnings": done.warnings,
+        }
+        for done in finished
+    ]  # fmt: skip
     console.result([done.folder for done in finished], {"samples": documents} if slide is None else documents[0])
+
+
+def _tell(done: Prepared, *, alone: bool, dry_run: bool) -> None:
+    """Say what was made of one sample, and what is doubtful about it."""
+    from .. import schema
+
+    name = done.folder.name
+    for warning in done.warnings:
+        console.warn(warning if alone else f"{name}: {warning}")
+    if done.unchanged:
+        console.note(f"{name} is up to date")
+        return
+    console.note(
+        f"{name}: {done.n_cells:,} cells, {done.n_inside:,} in {done.n_spots:,} spots, {done.n_genes:,} genes"
+        + ("; nothing was written" if dry_run else f"; look at {done.folder / schema.OVERLAY_FILE}")
+    )
