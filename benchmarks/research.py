@@ -1,6 +1,6 @@
 """What a model learns from spots against what cells would have taught it: trained on one sample, scored on another.
 
-Bags are loaded once from the cache of prepared and embedded projects, models are trained and scored in memory, and
+Data sets are loaded once from the cache of prepared and embedded projects, models are trained and scored in memory, and
 one line of JSON per run says top-100 r of the other sample's cells inside and outside spots (OOS_in, OOS_out), within
 spots, of the training sample's (IS_...), and r of the other sample's spots, also less their neighbourhood's mean
 (`local_spot`), which is what can be known of a cell's resolution where no cell is.
@@ -26,7 +26,7 @@ from ds2c_cli.project import Project, Sample
 from ds2c_cli.records import CheckpointInfo, EncoderUsed
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
-from ds2c_cli.training.dataset import Bags, load_bags
+from ds2c_cli.training.dataset import SpotDataset, load_dataset
 from ds2c_cli.training.fit import fit
 from ds2c_cli.training.folds import split_spots
 from ds2c_cli.training.labels import gene_panel, labels_of, usable_spots
@@ -77,11 +77,11 @@ def score_cells(
     return found | {f"{scenario}_within": top100(*centred_by(spot_of[inside], observed[inside], share[inside]))}
 
 
-def score(checkpoint: Checkpoint, bags: Bags, sample: Sample, scenario: str) -> dict[str, float]:
+def score(checkpoint: Checkpoint, dataset: SpotDataset, sample: Sample, scenario: str) -> dict[str, float]:
     """Top-100 correlations of one sample, by scenario and metric."""
     _, spots = counts_of(sample, checkpoint.genes)
     shares, spot_log = [], np.full(spots.shape, np.nan, np.float32)
-    for batch in Inference(checkpoint, bags, device="cpu"):
+    for batch in Inference(checkpoint, dataset, device="cpu"):
         spot_log[batch.spots] = np.fmax(spot_log[batch.spots], batch.spot_log)  # where it is told
         shares.append((batch.cells, batch.spot_of, batch.inside, batch.share_log))
     found = score_cells(
@@ -130,9 +130,9 @@ def main() -> None:
         cache = Cache(default_cache(), encoder.fingerprint, encoder.description.dimension)
         for pair in words.pairs.split(","):
             train, test = project.samples(pair.split(":"))
-            bags = load_bags([train], cache, encoder.description, outside=False)
-            tested = load_bags([test], cache, encoder.description, outside=words.all_cells)
-            again = load_bags([train], cache, encoder.description, outside=True) if words.all_cells else None
+            dataset = load_dataset([train], cache, encoder.description, outside=False)
+            tested = load_dataset([test], cache, encoder.description, outside=words.all_cells)
+            again = load_dataset([train], cache, encoder.description, outside=True) if words.all_cells else None
             panel = gene_panel([train], [], most=0)
             genes, usable = panel.genes, usable_spots([train], panel.counts)
             about = {"project": folder.name, "encoder": words.encoder, "pair": pair, "fewer": words.fewer}
@@ -145,16 +145,16 @@ def main() -> None:
                 for seed in map(int, words.seeds.split(",")):
                     settings = with_own_defaults(Training(model=name, seed=seed))
                     of_cells = name == CELL_SUPERVISED
-                    labels = labels_of([train], panel, bags=bags, usable=usable, of_cells=of_cells)
+                    labels = labels_of([train], panel, dataset=dataset, usable=usable, of_cells=of_cells)
                     learn, stop = split_spots([train], [], seed=seed, usable=usable)
                     kept = np.random.default_rng(1000 + seed).permutation(learn)
                     learn = np.sort(kept[: round(len(learn) * (1 - words.fewer))])
                     began = time.process_time()
                     torch.manual_seed(seed)
-                    network = build_model(settings, dimension=bags.tiles.shape[1], genes=len(genes))
-                    scale = standardisation(bags, learn)
+                    network = build_model(settings, dimension=dataset.tiles.shape[1], genes=len(genes))
+                    scale = standardisation(dataset, learn)
                     history = fit(
-                        network, scale.of(bags), labels=labels, learn=learn, stop=stop, settings=settings,
+                        network, scale.of(dataset), labels=labels, learn=learn, stop=stop, settings=settings,
                         device=torch.device("cpu"),
                     )  # fmt: skip
                     info = CheckpointInfo(

@@ -1,4 +1,4 @@
-"""One epoch of training, against the published way: nine files per spot, padded bags, a loop over the batch."""
+"""One epoch of training, against the published way: nine files per spot, padding, a loop over the batch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ds2c_cli.device import device_of
 from ds2c_cli.expression import log_share
-from ds2c_cli.models.base import Measured
+from ds2c_cli.models.base import SpotLabels
 from ds2c_cli.models.deepsets import Paper
 from ds2c_cli.project import Project, Sample
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.schema import TARGET_SUM
 from ds2c_cli.settings import Geometry
-from ds2c_cli.training.dataset import Bags
+from ds2c_cli.training.dataset import SpotDataset
 from ds2c_cli.training.fit import Learner, one_pass
 from ds2c_cli.training.labels import Labels
 
@@ -36,7 +36,7 @@ DROPOUT, BATCH = 0.3, 256
 class Material:
     """A sample's cells and spots with made-up embeddings and counts, in memory and in the published way's files."""
 
-    bags: Bags  # members only, as in training
+    dataset: SpotDataset  # members only, as in training
     spots: np.ndarray  # (S, G) log1p per 10,000
     cells: list[np.ndarray]  # of each spot: (n, G) of all cells whose context it is
     inside: list[np.ndarray]  # of each spot: (n,)
@@ -67,11 +67,11 @@ def main() -> None:
             all_of_it = timed(lambda network=network: published_epoch(network, material, device, metrics=True))
             rounds.append((ours, exact, once, all_of_it))
     ours, exact, once, all_of_it = (median(column) for column in zip(*rounds[1:], strict=True))
-    number = np.bincount(material.bags.inside.long())
+    number = np.bincount(material.dataset.inside.long())
     result = {
-        "spots": material.bags.n_spots,
+        "spots": material.dataset.n_spots,
         "members": int(number[-1]),
-        "largest bag": max(map(len, material.inside)),
+        "largest spot": max(map(len, material.inside)),
         "device": str(device),
         "threads": torch.get_num_threads(),
         "ours, s": ours,
@@ -113,7 +113,7 @@ def made_up(sample: Sample, dimension: int, genes: int, most: int, folder: Path)
     for number, (tile, of_cells) in enumerate(zip(tiles, vectors, strict=True)):
         np.save(folder / f"patch_{number}.npy", np.concatenate([tile[None], of_cells]))
     own = [vector[keep] for vector, keep in zip(vectors, insides, strict=True)]
-    bags = Bags(
+    dataset = SpotDataset(
         torch.from_numpy(np.concatenate(own)),
         torch.from_numpy(np.concatenate(areas)),
         torch.ones(sum(map(len, own)), dtype=torch.bool),
@@ -123,22 +123,22 @@ def made_up(sample: Sample, dimension: int, genes: int, most: int, folder: Path)
         np.arange(sum(map(len, own))),
         np.zeros(len(chosen), np.int64),
     )
-    return Material(bags, np.stack(spots), cells, insides, around, folder)
+    return Material(dataset, np.stack(spots), cells, insides, around, folder)
 
 
 def epoch(network: Paper, material: Material, device: torch.device, mixed: bool) -> None:
     """Ours: everything on the device, gathered by index, no padding."""
     counts = torch.expm1(torch.from_numpy(material.spots)) / TARGET_SUM  # of spots of a total of 1
     ones = torch.ones((len(counts), 1))
-    bags, spots = material.bags.to(device), Measured(counts, ones, ones).to(device)
+    dataset, spots = material.dataset.to(device), SpotLabels(counts, ones, ones).to(device)
     optimiser = torch.optim.Adam(network.parameters(), 1e-4, fused=True)
     learner = Learner(optimiser, torch.Generator().manual_seed(0), mixed=mixed)
-    every = torch.arange(bags.n_spots)
-    one_pass(network.train(), bags, labels=Labels(spots), spots=every, size=BATCH, learner=learner)
+    every = torch.arange(dataset.n_spots)
+    one_pass(network.train(), dataset, labels=Labels(spots), spots=every, size=BATCH, learner=learner)
 
 
 class Published(Dataset):
-    """A spot and its neighbours from nine files, padded to the largest bag."""
+    """A spot and its neighbours from nine files, padded to the largest spot."""
 
     def __init__(self, material: Material) -> None:
         self.material = material

@@ -17,16 +17,16 @@ from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.models import MODELS
 from ds2c_cli.settings import Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
-from ds2c_cli.training.dataset import Bags
+from ds2c_cli.training.dataset import SpotDataset
 
 DIMENSION, GENES = 6, ("ACTA2", "CD3E", "EPCAM", "KRT8")
 
 
 @pytest.fixture
-def bags():
+def dataset():
     """Four spots, the third of them empty, with nine cells; one cell is only a point."""
     generator = torch.Generator().manual_seed(1)
-    return Bags(
+    return SpotDataset(
         cells=3 + 2 * torch.randn(9, DIMENSION, generator=generator),
         area=torch.tensor([40.0, 60, 80, torch.nan, 50, 70, 30, 90, 60]),
         inside=torch.tensor([True, True, False, True, True, True, True, False, True]),
@@ -38,32 +38,32 @@ def bags():
     )
 
 
-def trained(bags, model="additive", **options):
-    """A checkpoint with random weights, the standardisation of these bags, and state that only training leaves."""
+def trained(dataset, model="additive", **options):
+    """A checkpoint with random weights, the standardisation of these dataset, and state that only training leaves."""
     torch.manual_seed(3)
     settings = Training(model=model, hidden=8, **options)
     network = build_model(settings, dimension=DIMENSION, genes=len(GENES))
     optimiser = torch.optim.Adam(network.parameters(), 1e-2)
     geometry = Geometry(layout="hex", membership="centroid")
     info = checkpoint_info(name="lung", genes=list(GENES), geometry=geometry, training=settings)
-    checkpoint = Checkpoint(network, standardisation(bags, np.array([0, 1, 3])), info)
-    network.spot(checkpoint.scale.of(bags).batch(torch.arange(4))).mean().backward()
+    checkpoint = Checkpoint(network, standardisation(dataset, np.array([0, 1, 3])), info)
+    network.spot(checkpoint.scale.of(dataset).batch(torch.arange(4))).mean().backward()
     optimiser.step()
     network.eval()
     return checkpoint
 
 
-def read(checkpoint, bags):
+def read(checkpoint, dataset):
     """What it predicts: of the cells, and of the spots."""
-    bag = checkpoint.scale.of(bags).batch(torch.arange(bags.n_spots))
+    batch = checkpoint.scale.of(dataset).batch(torch.arange(dataset.n_spots))
     with torch.no_grad():
-        return checkpoint.model.cell(bag), checkpoint.model.spot(bag)
+        return checkpoint.model.cell(batch), checkpoint.model.spot(batch)
 
 
 @pytest.fixture
-def path(tmp_path, bags):
+def path(tmp_path, dataset):
     path = tmp_path / "checkpoints" / "lung.pt"
-    trained(bags).save(path)
+    trained(dataset).save(path)
     return path
 
 
@@ -88,11 +88,11 @@ def refused(path, *words):
 
 
 @pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.features == "tiles"])
-def test_a_loaded_checkpoint_predicts_exactly_what_the_saved_one_did(tmp_path, bags, model):
-    saved = trained(bags, model)
+def test_a_loaded_checkpoint_predicts_exactly_what_the_saved_one_did(tmp_path, dataset, model):
+    saved = trained(dataset, model)
     saved.save(tmp_path / "lung.pt")
     loaded = load_checkpoint(tmp_path / "lung.pt")
-    for before, after in zip(read(saved, bags), read(loaded, bags), strict=True):
+    for before, after in zip(read(saved, dataset), read(loaded, dataset), strict=True):
         assert torch.equal(before, after)
         assert torch.isfinite(after).all()
     assert not loaded.model.training
@@ -100,24 +100,24 @@ def test_a_loaded_checkpoint_predicts_exactly_what_the_saved_one_did(tmp_path, b
 
 
 @pytest.mark.parametrize("options", [{"context": "cell"}, {"context": "spot", "pooling": "mean"}, {"pooling": "gru"}])
-def test_an_ablation_is_rebuilt_from_the_settings_the_checkpoint_records(tmp_path, bags, options):
-    saved = trained(bags, "paper", **options)
+def test_an_ablation_is_rebuilt_from_the_settings_the_checkpoint_records(tmp_path, dataset, options):
+    saved = trained(dataset, "paper", **options)
     saved.save(tmp_path / "lung.pt")
     loaded = load_checkpoint(tmp_path / "lung.pt")
-    for before, after in zip(read(saved, bags), read(loaded, bags), strict=True):
+    for before, after in zip(read(saved, dataset), read(loaded, dataset), strict=True):
         assert torch.equal(before, after)
 
 
-def test_a_checkpoint_from_before_the_ablations_is_what_it_was(tmp_path, bags):
-    saved = trained(bags, "paper")
-    expected = read(saved, bags)
+def test_a_checkpoint_from_before_the_ablations_is_what_it_was(tmp_path, dataset):
+    saved = trained(dataset, "paper")
+    expected = read(saved, dataset)
     saved.save(tmp_path / "lung.pt")
     content = torch.load(tmp_path / "lung.pt", weights_only=True)
     about = json.loads(content["about"])
     for name in ("context", "pooling"):
         del about["training"][name]
     torch.save({**content, "about": json.dumps(about)}, tmp_path / "lung.pt")
-    for before, after in zip(expected, read(load_checkpoint(tmp_path / "lung.pt"), bags), strict=True):
+    for before, after in zip(expected, read(load_checkpoint(tmp_path / "lung.pt"), dataset), strict=True):
         assert torch.equal(before, after)
 
 
@@ -128,19 +128,34 @@ def test_a_model_refuses_an_ablation_it_does_not_have():
         build_model(Training(pooling="mean"), dimension=DIMENSION, genes=3)
 
 
-def test_a_checkpoint_holds_all_that_prediction_needs(path, bags):
+def test_weights_are_found_by_the_names_they_had_before(tmp_path, dataset):
+    saved = trained(dataset)
+    saved.save(tmp_path / "now.pt")
+    content = torch.load(tmp_path / "now.pt", weights_only=True)
+    before = {"networks": "members", "log_inverse_dispersion": "log_size"}
+    content["state"] = {
+        ".".join([before.get(key.split(".")[0], key.split(".")[0]), *key.split(".")[1:]]): value
+        for key, value in content["state"].items()
+    }
+    assert {"members.0.rho.0.weight", "log_size"} < set(content["state"])
+    torch.save(content, tmp_path / "lung.pt")
+    for now, then in zip(read(saved, dataset), read(load_checkpoint(tmp_path / "lung.pt"), dataset), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_a_checkpoint_holds_all_that_prediction_needs(path, dataset):
     loaded = load_checkpoint(path)
-    assert loaded.info == trained(bags).info
+    assert loaded.info == trained(dataset).info
     assert (loaded.name, loaded.genes) == ("lung", list(GENES))
     assert loaded.geometry == Geometry(layout="hex", membership="centroid")
     assert loaded.encoder.fingerprint == "f" * 32
     assert loaded.model.typical_total > 0  # learned state that is no parameter
 
 
-def test_its_hash_is_that_of_the_file(path, bags):
+def test_its_hash_is_that_of_the_file(path, dataset):
     first = load_checkpoint(path).hash
     assert first == load_checkpoint(path).hash
-    other = trained(bags)
+    other = trained(dataset)
     replace(other, info=other.info.changed(name="breast")).save(path)
     assert load_checkpoint(path).hash != first
 
@@ -153,9 +168,9 @@ def test_only_tensors_and_plain_values_are_stored(path):
     assert all(isinstance(tensor, torch.Tensor) for tensor in content["state"].values())
 
 
-def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(path, bags):
+def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(path, dataset):
     before = path.read_bytes()
-    broken = trained(bags)
+    broken = trained(dataset)
     broken.model.state_dict = lambda: {"weights": None}
     with pytest.raises(AttributeError):
         broken.save(path)
@@ -166,27 +181,27 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_beside_it(path, bags):
 # Standardisation
 
 
-def test_standardisation_is_over_training_spots_and_their_members_only(bags):
-    scale = standardisation(bags, np.array([0, 1]))
-    vectors = np.concatenate([bags.cells[[0, 1, 3, 4]], bags.tiles[[0, 1]]])
+def test_standardisation_is_over_training_spots_and_their_members_only(dataset):
+    scale = standardisation(dataset, np.array([0, 1]))
+    vectors = np.concatenate([dataset.cells[[0, 1, 3, 4]], dataset.tiles[[0, 1]]])
     np.testing.assert_allclose(scale.centre, vectors.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(scale.spread, vectors.std(0), rtol=1e-5)
+    np.testing.assert_allclose(scale.feature_sd, vectors.std(0), rtol=1e-5)
     assert scale.mean_area == pytest.approx((40 + 60 + 50) / 3)  # cell 3 is a point and has no area
 
 
-def test_a_constant_feature_is_centred_and_not_blown_up(bags):
-    bags.cells[:, 2] = bags.tiles[:, 2] = 7.0
-    scaled = trained(bags).scale.of(bags)
+def test_a_constant_feature_is_centred_and_not_blown_up(dataset):
+    dataset.cells[:, 2] = dataset.tiles[:, 2] = 7.0
+    scaled = trained(dataset).scale.of(dataset)
     assert torch.equal(scaled.cells[:, 2], torch.zeros(9))
     assert torch.isfinite(scaled.cells).all()
 
 
-def test_a_cell_without_area_counts_as_an_average_one(bags):
-    checkpoint = trained(bags)
-    area = checkpoint.scale.of(bags).area
+def test_a_cell_without_area_counts_as_an_average_one(dataset):
+    checkpoint = trained(dataset)
+    area = checkpoint.scale.of(dataset).area
     assert area[3] == 1
     assert area[0] == pytest.approx(40 / checkpoint.scale.mean_area)
-    points = replace(bags, area=torch.full((9,), torch.nan))
+    points = replace(dataset, area=torch.full((9,), torch.nan))
     assert torch.equal(trained(points).scale.of(points).area, torch.ones(9))
 
 

@@ -1,4 +1,4 @@
-"""Bags against loops, and what the models promise whatever the batch; complements test_models.py."""
+"""Data sets of spots against loops, and what the models promise whatever the batch; complements test_models.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
-from ds2c_cli.training.dataset import Bags, load_bags
+from ds2c_cli.training.dataset import SpotDataset, load_dataset
 from ds2c_cli.workspace import Workspace
 
 D, G = 5, 7
@@ -33,12 +33,12 @@ D, G = 5, 7
 
 @st.composite
 def ragged(draw):
-    """Bags of one to six spots with none to five cells each, and a choice of these spots, repeats included."""
+    """Data sets of one to six spots with none to five cells each, and a choice of these spots, repeats included."""
     number = draw(st.lists(st.integers(0, 5), min_size=1, max_size=6))
     k, spots = draw(st.integers(1, 4)), len(number)
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     cells = sum(number)
-    bags = Bags(
+    dataset = SpotDataset(
         cells=torch.from_numpy(random.normal(size=(cells, D)).astype(np.float32)),
         area=torch.from_numpy(random.uniform(0.5, 2, cells).astype(np.float32)),
         inside=torch.from_numpy(random.random(cells) < 0.7),
@@ -48,7 +48,7 @@ def ragged(draw):
         cell_row=np.arange(cells),
         sample=np.zeros(spots, np.int64),
     )
-    return bags, torch.tensor(draw(st.lists(st.integers(0, spots - 1), min_size=1, max_size=8)))
+    return dataset, torch.tensor(draw(st.lists(st.integers(0, spots - 1), min_size=1, max_size=8)))
 
 
 def model_of(name):
@@ -61,53 +61,53 @@ def model_of(name):
 
 @given(ragged())
 def test_a_batch_is_what_a_loop_over_its_spots_gathers(case):
-    bags, spots = case
-    bag = bags.batch(spots)
-    expected = [(i, c) for i, s in enumerate(spots) for c in range(bags.start[s], bags.start[s + 1])]
+    dataset, spots = case
+    batch = dataset.batch(spots)
+    expected = [(i, c) for i, s in enumerate(spots) for c in range(dataset.start[s], dataset.start[s + 1])]
     rows = torch.tensor([c for _, c in expected], dtype=torch.int64)
-    assert bag.spot_of.tolist() == [i for i, _ in expected]
-    assert torch.equal(bag.cells, bags.cells[rows])
-    assert torch.equal(bag.area, bags.area[rows])
-    assert torch.equal(bag.inside, bags.inside[rows])
-    assert torch.equal(bag.tiles[bag.own], bags.tiles[spots])
-    around = bags.around[spots]
-    assert torch.equal(bag.around >= 0, around >= 0)
-    assert torch.equal(bag.tiles[bag.around[around >= 0]], bags.tiles[around[around >= 0]])
-    assert len(bag.tiles) == len(set(spots.tolist()) | set(around[around >= 0].tolist()))  # each tile once
+    assert batch.spot_of.tolist() == [i for i, _ in expected]
+    assert torch.equal(batch.cells, dataset.cells[rows])
+    assert torch.equal(batch.area, dataset.area[rows])
+    assert torch.equal(batch.inside, dataset.inside[rows])
+    assert torch.equal(batch.tiles[batch.own], dataset.tiles[spots])
+    around = dataset.around[spots]
+    assert torch.equal(batch.around >= 0, around >= 0)
+    assert torch.equal(batch.tiles[batch.around[around >= 0]], dataset.tiles[around[around >= 0]])
+    assert len(batch.tiles) == len(set(spots.tolist()) | set(around[around >= 0].tolist()))  # each tile once
 
 
 @given(ragged())
 def test_segment_sums_are_those_of_a_loop(case):
-    bags, spots = case
-    bag = bags.batch(spots)
-    total = segment_sum(bag.cells, bag.spot_of, bag.n_spots)
-    loop = [bag.cells[bag.spot_of == s].double().sum(0) for s in range(bag.n_spots)]
+    dataset, spots = case
+    batch = dataset.batch(spots)
+    total = segment_sum(batch.cells, batch.spot_of, batch.n_spots)
+    loop = [batch.cells[batch.spot_of == s].double().sum(0) for s in range(batch.n_spots)]
     torch.testing.assert_close(total.double(), torch.stack(loop), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.features == "tiles"])
 @given(case=ragged())
 def test_a_spot_and_its_cells_do_not_depend_on_the_rest_of_the_batch(name, case):
-    bags, spots = case
+    dataset, spots = case
     model = model_of(name)
     with torch.no_grad():
-        together = bags.batch(spots)
+        together = dataset.batch(spots)
         of_spots, of_cells = model.spot(together), model.cell(together)
         for i, spot in enumerate(spots):
-            alone = bags.batch(spot[None])
+            alone = dataset.batch(spot[None])
             torch.testing.assert_close(model.spot(alone)[0], of_spots[i], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(model.cell(alone), of_cells[together.spot_of == i], rtol=1e-4, atol=1e-4)
 
 
 @given(ragged())
 def test_additive_cells_add_up_to_their_spot_whatever_the_bag(case):
-    bags, spots = case
-    bag, model = bags.batch(spots), model_of("additive")
+    dataset, spots = case
+    batch, model = dataset.batch(spots), model_of("additive")
     with torch.no_grad():
-        cells, log = model.cell(bag).double(), model.spot(bag)
-    total = segment_sum(cells[bag.inside], bag.spot_of[bag.inside], bag.n_spots)
+        cells, log = model.cell(batch).double(), model.spot(batch)
+    total = segment_sum(cells[batch.inside], batch.spot_of[batch.inside], batch.n_spots)
     assert torch.isfinite(cells).all()
-    occupied = torch.bincount(bag.spot_of[bag.inside], minlength=bag.n_spots) > 0
+    occupied = torch.bincount(batch.spot_of[batch.inside], minlength=batch.n_spots) > 0
     np.testing.assert_allclose(total[occupied].sum(1), 1e4, rtol=1e-4)
     assert not total[~occupied].any()
     assert not log[~occupied].any()
@@ -115,13 +115,13 @@ def test_additive_cells_add_up_to_their_spot_whatever_the_bag(case):
 
 @given(ragged(), st.floats(0.1, 10))
 def test_an_outside_cells_share_is_linear_in_its_area(case, factor):
-    bags, spots = case
-    bag, model = bags.batch(spots), model_of("additive")
-    larger = replace(bag, area=torch.where(bag.inside, bag.area, factor * bag.area))
+    dataset, spots = case
+    batch, model = dataset.batch(spots), model_of("additive")
+    larger = replace(batch, area=torch.where(batch.inside, batch.area, factor * batch.area))
     with torch.no_grad():
-        cells, scaled = model.cell(bag), model.cell(larger)
-    torch.testing.assert_close(scaled[~bag.inside], factor * cells[~bag.inside], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(scaled[bag.inside], cells[bag.inside], rtol=1e-5, atol=1e-5)
+        cells, scaled = model.cell(batch), model.cell(larger)
+    torch.testing.assert_close(scaled[~batch.inside], factor * cells[~batch.inside], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scaled[batch.inside], cells[batch.inside], rtol=1e-5, atol=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(-28, 4))
@@ -161,7 +161,7 @@ def test_a_cell_outside_gets_what_a_member_gets():
 @pytest.fixture(scope="module")
 def samples(painted, tmp_path_factory):
     """Two prepared samples with colour embeddings, and their cache."""
-    home = tmp_path_factory.mktemp("bags")
+    home = tmp_path_factory.mktemp("dataset")
     project = Project(home / "project")
     for name in ("one", "two"):
         folder = painted / name
@@ -181,27 +181,27 @@ def vectors(cache, sample, boxes):
 @pytest.mark.parametrize("outside", [False, True])
 def test_bags_of_two_samples_keep_to_their_own_cells_and_tiles(samples, outside):
     chosen, cache = samples
-    bags = load_bags(chosen, cache, COLOUR, outside)
+    dataset = load_dataset(chosen, cache, COLOUR, outside)
     first = 0
     for number, sample in enumerate(chosen):
         n = len(sample.spots)
         own, cells = vectors(cache, sample, sample.spot_boxes()), vectors(cache, sample, sample.cell_boxes())
         context, inside = sample.cells["spot"].to_numpy(), sample.cells["inside"].to_numpy()
-        assert (bags.sample[first : first + n] == number).all()
-        assert torch.equal(bags.tiles[first : first + n], own)
+        assert (dataset.sample[first : first + n] == number).all()
+        assert torch.equal(dataset.tiles[first : first + n], own)
         for spot in range(n):
             rows = np.flatnonzero((context == spot) & (inside | outside))
-            held = slice(int(bags.start[first + spot]), int(bags.start[first + spot + 1]))
-            assert np.array_equal(bags.cell_row[held], rows)
-            assert torch.equal(bags.cells[held], cells[rows])
-            assert bags.inside[held].tolist() == inside[rows].tolist()
-            seen = bags.around[first + spot]
+            held = slice(int(dataset.start[first + spot]), int(dataset.start[first + spot + 1]))
+            assert np.array_equal(dataset.cell_row[held], rows)
+            assert torch.equal(dataset.cells[held], cells[rows])
+            assert dataset.inside[held].tolist() == inside[rows].tolist()
+            seen = dataset.around[first + spot]
             expected = sample.neighbours[spot]
             assert torch.equal(seen >= 0, torch.from_numpy(expected >= 0))
-            assert torch.equal(bags.tiles[seen[seen >= 0]], own[expected[expected >= 0]])
+            assert torch.equal(dataset.tiles[seen[seen >= 0]], own[expected[expected >= 0]])
         first += n
-    assert bags.n_spots == first
-    assert bags.start[-1] == len(bags.cells) == len(bags.cell_row) == len(bags.area)
+    assert dataset.n_spots == first
+    assert dataset.start[-1] == len(dataset.cells) == len(dataset.cell_row) == len(dataset.area)
 
 
 def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
@@ -210,17 +210,17 @@ def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
     lost = np.flatnonzero(~cells["inside"])[:3]
     cells.loc[lost, "spot"] = -1
     monkeypatch.setitem(chosen[1].__dict__, "cells", cells)
-    bags = load_bags(chosen, cache, COLOUR, outside=True)
+    dataset = load_dataset(chosen, cache, COLOUR, outside=True)
     last_of_first = len(chosen[0].spots) - 1
     of_first = (chosen[0].cells["spot"] == last_of_first).sum()
-    assert bags.start[last_of_first + 1] - bags.start[last_of_first] == of_first
-    assert len(bags.cells) == len(chosen[0].cells) + len(cells) - len(lost)
+    assert dataset.start[last_of_first + 1] - dataset.start[last_of_first] == of_first
+    assert len(dataset.cells) == len(chosen[0].cells) + len(cells) - len(lost)
 
 
-def by_cell_and_spot(checkpoint, bags):
+def by_cell_and_spot(checkpoint, dataset):
     """Everything that is read, in order of cells and spots; each is told once."""
-    spot_log, rows, shares = np.full((bags.n_spots, len(checkpoint.genes)), np.nan), [], []
-    for chunk in Inference(checkpoint, bags, device="cpu"):
+    spot_log, rows, shares = np.full((dataset.n_spots, len(checkpoint.genes)), np.nan), [], []
+    for chunk in Inference(checkpoint, dataset, device="cpu"):
         told = ~np.isnan(chunk.spot_log[:, 0])
         assert np.isnan(spot_log[chunk.spots[told]]).all()
         spot_log[chunk.spots[told]] = chunk.spot_log[told]
@@ -233,14 +233,16 @@ def by_cell_and_spot(checkpoint, bags):
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.features == "tiles"])
 def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monkeypatch, name):
     chosen, cache = samples
-    bags = load_bags(chosen[:1], cache, COLOUR, outside=True)
+    dataset = load_dataset(chosen[:1], cache, COLOUR, outside=True)
     torch.manual_seed(0)
-    model = build_model(Training(model=name, hidden=8), dimension=bags.tiles.shape[1], genes=3).eval()
-    checkpoint = Checkpoint(model, standardisation(bags, np.arange(bags.n_spots)), checkpoint_info(genes=list("abc")))
-    whole = by_cell_and_spot(checkpoint, bags)
+    model = build_model(Training(model=name, hidden=8), dimension=dataset.tiles.shape[1], genes=3).eval()
+    checkpoint = Checkpoint(
+        model, standardisation(dataset, np.arange(dataset.n_spots)), checkpoint_info(genes=list("abc"))
+    )
+    whole = by_cell_and_spot(checkpoint, dataset)
     monkeypatch.setattr(inference, "CELLS_AT_ONCE", 2)
-    sizes = [len(chunk.cells) for chunk in Inference(checkpoint, bags, device="cpu")]
+    sizes = [len(chunk.cells) for chunk in Inference(checkpoint, dataset, device="cpu")]
     members = np.bincount(whole[0][whole[0][:, 2] == 1, 1])
-    assert max(sizes) <= max(members) + 2 < (bags.start[1:] - bags.start[:-1]).max()
-    for all_at_once, in_parts in zip(whole, by_cell_and_spot(checkpoint, bags), strict=True):
+    assert max(sizes) <= max(members) + 2 < (dataset.start[1:] - dataset.start[:-1]).max()
+    for all_at_once, in_parts in zip(whole, by_cell_and_spot(checkpoint, dataset), strict=True):
         np.testing.assert_allclose(in_parts, all_at_once, rtol=1e-4, atol=1e-4)

@@ -16,8 +16,8 @@ from scipy.stats import nbinom, poisson
 
 from ds2c_cli.evaluation.baselines import area_split, even_split
 from ds2c_cli.models import MODELS, count_likelihood
-from ds2c_cli.models.base import Measured, SpotModel
-from ds2c_cli.models.batch import Bag
+from ds2c_cli.models.base import SpotLabels, SpotModel
+from ds2c_cli.models.batch import SpotBatch
 from ds2c_cli.models.count_likelihood import expected_log, log_negative_binomial, predictive_sd
 from ds2c_cli.prediction.deconvolve import share_out
 
@@ -35,12 +35,12 @@ def model_of(name):
 
 
 @pytest.fixture
-def bag():
+def batch():
     """Three spots with 3, 0 and 2 members, one more cell in each, and neighbours missing here and there."""
     generator = torch.Generator().manual_seed(1)
     spot_of = torch.tensor([0, 0, 1, 2, 0, 2, 2, 0])
     inside = torch.tensor([True, True, False, True, True, True, False, False])
-    return Bag(
+    return SpotBatch(
         cells=torch.randn(8, D, generator=generator),
         area=torch.rand(8, generator=generator) + 0.5,
         spot_of=spot_of,
@@ -51,12 +51,12 @@ def bag():
     )
 
 
-def hidden(model, bag, cell):
+def hidden(model, batch, cell):
     """h_j as the paper writes it, one cell at a time."""
-    spot = bag.spot_of[cell]
-    present = [row for row in bag.around[spot].tolist() if row >= 0]
-    around = torch.stack([model.phi_spot(bag.tiles[row]) for row in present]).mean(0) if present else torch.zeros(16)
-    return torch.cat([model.phi_cell(bag.cells[cell]), model.phi_spot(bag.tiles[bag.own[spot]]), around])
+    spot = batch.spot_of[cell]
+    present = [row for row in batch.around[spot].tolist() if row >= 0]
+    around = torch.stack([model.phi_spot(batch.tiles[row]) for row in present]).mean(0) if present else torch.zeros(16)
+    return torch.cat([model.phi_cell(batch.cells[cell]), model.phi_spot(batch.tiles[batch.own[spot]]), around])
 
 
 def test_a_model_that_implements_nothing_cannot_be_made():
@@ -68,21 +68,21 @@ def test_a_model_that_implements_nothing_cannot_be_made():
 
 
 @pytest.mark.parametrize("deep", ["paper", "additive"])
-def test_reading_cells_is_rho_of_the_concatenated_vector(deep, bag):
+def test_reading_cells_is_rho_of_the_concatenated_vector(deep, batch):
     model = model_of(deep)
-    for network in model.members if deep == "additive" else [model]:
-        expected = torch.stack([network.rho(hidden(network, bag, cell)) for cell in range(8)])
-        assert torch.allclose(network.read_cells(bag), expected, atol=1e-5)
+    for network in model.networks if deep == "additive" else [model]:
+        expected = torch.stack([network.rho(hidden(network, batch, cell)) for cell in range(8)])
+        assert torch.allclose(network.read_cells(batch), expected, atol=1e-5)
 
 
-def test_the_papers_spot_is_rho_of_the_sum_over_its_members(bag):
+def test_the_papers_spot_is_rho_of_the_sum_over_its_members(batch):
     model = model_of("paper")
     spots = []
     for spot in range(3):
-        members = [cell for cell in range(8) if bag.spot_of[cell] == spot and bag.inside[cell]]
-        total = sum((hidden(model, bag, cell) for cell in members), torch.zeros(48))
+        members = [cell for cell in range(8) if batch.spot_of[cell] == spot and batch.inside[cell]]
+        total = sum((hidden(model, batch, cell) for cell in members), torch.zeros(48))
         spots.append(F.softplus(model.rho(total)))
-    assert torch.allclose(model.spot(bag), torch.stack(spots), atol=1e-5)
+    assert torch.allclose(model.spot(batch), torch.stack(spots), atol=1e-5)
 
 
 def ablated(deep, **options):
@@ -92,102 +92,106 @@ def ablated(deep, **options):
 
 @pytest.mark.parametrize("deep", ["paper", "additive"])
 @pytest.mark.parametrize(("context", "parts"), [("cell", 1), ("spot", 2), ("neighbours", 3)])
-def test_a_context_ablation_reads_only_its_part_of_the_vector(deep, context, parts, bag):
+def test_a_context_ablation_reads_only_its_part_of_the_vector(deep, context, parts, batch):
     model = ablated(deep, context=context)
     if parts == 1:
-        bag = replace(bag, tiles=torch.zeros(5, 16))
-    for network in model.members if deep == "additive" else [model]:
+        batch = replace(batch, tiles=torch.zeros(5, 16))
+    for network in model.networks if deep == "additive" else [model]:
         if parts == 1:
             network.phi_spot = torch.nn.Identity()  # `hidden` computes the whole vector
-        expected = torch.stack([network.rho(hidden(network, bag, cell)[: parts * 16]) for cell in range(8)])
-        assert torch.allclose(network.read_cells(bag), expected, atol=1e-5)
-    other = replace(bag, tiles=bag.tiles + 1)
-    assert torch.equal(model.spot(bag), model.spot(other)) == (context == "cell")
+        expected = torch.stack([network.rho(hidden(network, batch, cell)[: parts * 16]) for cell in range(8)])
+        assert torch.allclose(network.read_cells(batch), expected, atol=1e-5)
+    other = replace(batch, tiles=batch.tiles + 1)
+    assert torch.equal(model.spot(batch), model.spot(other)) == (context == "cell")
 
 
-def test_mean_pooling_is_rho_of_the_mean_and_gru_pooling_its_last_state(bag):
+def test_mean_pooling_is_rho_of_the_mean_and_gru_pooling_its_last_state(batch):
     model, recurrent = ablated("paper", pooling="mean"), ablated("paper", pooling="gru")
     means, states = [], []
     for spot in range(3):
-        members = [cell for cell in range(8) if bag.spot_of[cell] == spot and bag.inside[cell]]
-        total = sum((hidden(model, bag, cell) for cell in members), torch.zeros(48))
+        members = [cell for cell in range(8) if batch.spot_of[cell] == spot and batch.inside[cell]]
+        total = sum((hidden(model, batch, cell) for cell in members), torch.zeros(48))
         means.append(F.softplus(model.rho(total / max(len(members), 1))))
         state = torch.zeros(1, 1, 16)
         for cell in members:
-            _, state = recurrent.gru(hidden(recurrent, bag, cell)[None, None], state)
+            _, state = recurrent.gru(hidden(recurrent, batch, cell)[None, None], state)
         states.append(F.softplus(recurrent.rho(state[0, 0])))
-    assert torch.allclose(model.spot(bag), torch.stack(means), atol=1e-5)
-    assert torch.allclose(recurrent.spot(bag), torch.stack(states), atol=1e-5)
+    assert torch.allclose(model.spot(batch), torch.stack(means), atol=1e-5)
+    assert torch.allclose(recurrent.spot(batch), torch.stack(states), atol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "gru"])
-def test_a_cell_is_read_off_as_a_spot_of_itself_alone(pooling, bag):
+def test_a_cell_is_read_off_as_a_spot_of_itself_alone(pooling, batch):
     model = ablated("paper", pooling=pooling)
-    alone = replace(bag, inside=torch.arange(8) == 3)
-    assert torch.allclose(torch.log1p(model.cell(bag)[3]), model.spot(alone)[2], atol=1e-5)
+    alone = replace(batch, inside=torch.arange(8) == 3)
+    assert torch.allclose(torch.log1p(model.cell(batch)[3]), model.spot(alone)[2], atol=1e-5)
 
 
-def test_additive_cells_add_up_to_their_spot(bag):
+def test_additive_cells_add_up_to_their_spot(batch):
     model = model_of("additive")
     model.typical_total.fill_(3.0)
-    rates, cells = model.rates(bag), model.cell(bag)
-    spots = model.totals(rates, bag)
+    rates, cells = model.rates(batch), model.cell(batch)
+    spots = model.totals(rates, batch)
     for spot in (0, 2):
-        members = (bag.spot_of == spot) & bag.inside
+        members = (batch.spot_of == spot) & batch.inside
         assert torch.allclose(rates[members].sum(0), spots[spot], rtol=1e-4)
         assert torch.allclose(cells[members].sum(0), 1e4 * spots[spot] / spots[spot].sum(), rtol=1e-4)
     assert torch.isfinite(cells).all()  # the spot without members has a typical total
 
 
-def test_additive_rates_scale_with_the_area(bag):
+def test_additive_rates_scale_with_the_area(batch):
     model = model_of("additive")
-    assert torch.allclose(model.rates(replace(bag, area=2 * bag.area)), 2 * model.rates(bag))
+    assert torch.allclose(model.rates(replace(batch, area=2 * batch.area)), 2 * model.rates(batch))
 
 
-def test_outside_cells_do_not_change_the_spot(name, bag):
+def test_outside_cells_do_not_change_the_spot(name, batch):
     model = model_of(name)
-    moved = bag.cells.clone()
-    moved[~bag.inside] += 10
-    assert torch.equal(model.spot(replace(bag, cells=moved)), model.spot(bag))
+    moved = batch.cells.clone()
+    moved[~batch.inside] += 10
+    assert torch.equal(model.spot(replace(batch, cells=moved)), model.spot(batch))
 
 
-def test_a_missing_neighbour_is_masked_not_zero_filled(name, bag):
+def test_a_missing_neighbour_is_masked_not_zero_filled(name, batch):
     model = model_of(name)
-    wider = torch.cat([bag.around, torch.full((3, 2), -1)], 1)
-    assert torch.allclose(model.spot(replace(bag, around=wider)), model.spot(bag))
+    wider = torch.cat([batch.around, torch.full((3, 2), -1)], 1)
+    assert torch.allclose(model.spot(replace(batch, around=wider)), model.spot(batch))
 
 
-def test_the_order_of_cells_does_not_matter(name, bag):
+def test_the_order_of_cells_does_not_matter(name, batch):
     model = model_of(name)
     order = torch.tensor([5, 2, 7, 0, 1, 3, 6, 4])
     turned = replace(
-        bag, cells=bag.cells[order], area=bag.area[order], spot_of=bag.spot_of[order], inside=bag.inside[order]
+        batch,
+        cells=batch.cells[order],
+        area=batch.area[order],
+        spot_of=batch.spot_of[order],
+        inside=batch.inside[order],
     )
-    assert torch.allclose(model.spot(turned), model.spot(bag), atol=1e-5)
-    assert torch.allclose(model.cell(turned), model.cell(bag)[order], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(model.spot(turned), model.spot(batch), atol=1e-5)
+    assert torch.allclose(model.cell(turned), model.cell(batch)[order], rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_are_not_negative_and_gradients_finite(name, bag):
+def test_outputs_are_not_negative_and_gradients_finite(name, batch):
     model = model_of(name).train()
     measured = measured_at(500.0)
     if name == "cell-supervised":
-        measured = measured.at(bag.spot_of)  # of its cells
-    loss = model.spot(bag).pow(2).mean() + model.cell(bag).mean() + model.loss(bag, measured)
+        measured = measured.at(batch.spot_of)  # of its cells
+    loss = model.spot(batch).pow(2).mean() + model.cell(batch).mean() + model.loss(batch, measured)
     loss.backward()
-    assert (model.spot(bag) >= 0).all()
-    assert (model.cell(bag) >= 0).all()
+    assert (model.spot(batch) >= 0).all()
+    assert (model.cell(batch) >= 0).all()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_every_gene_starts_at_its_mean(name, bag):
+def test_every_gene_starts_at_its_mean(name, batch):
     """With all weights zero the last bias alone speaks; two samples of unlike depth say the same."""
     model = model_of(name)
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     profile = torch.tensor([10.0, 20, 70, 100, 300, 500, 9000])
     totals = torch.tensor([[1e6], [2e6]])
-    model.start_at(Measured(profile * totals / 1e4, totals, totals), 2.5)
-    same = replace(bag, area=torch.ones(8))
+    model.start_at(SpotLabels(profile * totals / 1e4, totals, totals), 2.5)
+    same = replace(batch, area=torch.ones(8))
     assert torch.allclose(torch.expm1(model.spot(same))[0], profile, rtol=5e-3)
 
 
@@ -230,21 +234,21 @@ def measured_at(depth):
     generator = torch.Generator().manual_seed(2)
     share = torch.rand(3, G, generator=generator)
     total = depth * torch.tensor([[1.5], [0.5], [1.0]])
-    return Measured(total * share / share.sum(1, keepdim=True), total, torch.full((3, 1), depth))
+    return SpotLabels(total * share / share.sum(1, keepdim=True), total, torch.full((3, 1), depth))
 
 
-def test_the_additive_loss_is_the_likelihood_of_the_members_sum(bag):
+def test_the_additive_loss_is_the_likelihood_of_the_members_sum(batch):
     model, measured = model_of("additive"), measured_at(800.0)
     counts = measured.counts.numpy()
-    rates = model.rates(bag).detach().numpy()
-    mean = np.stack([800 * rates[(bag.spot_of.numpy() == s) & bag.inside.numpy()].sum(0) for s in (0, 2)])
-    size = model.log_size.exp().detach().numpy()
+    rates = model.rates(batch).detach().numpy()
+    mean = np.stack([800 * rates[(batch.spot_of.numpy() == s) & batch.inside.numpy()].sum(0) for s in (0, 2)])
+    size = model.log_inverse_dispersion.exp().detach().numpy()
     filled = measured.at(torch.tensor([0, 2]))
-    kept = replace(bag, own=bag.own[[0, 2]], around=bag.around[[0, 2]], spot_of=bag.spot_of.clamp(max=1))
-    chosen = bag.spot_of != 1
+    kept = replace(batch, own=batch.own[[0, 2]], around=batch.around[[0, 2]], spot_of=batch.spot_of.clamp(max=1))
+    chosen = batch.spot_of != 1
     kept = replace(
-        kept, cells=bag.cells[chosen], area=bag.area[chosen], inside=bag.inside[chosen],
-        spot_of=bag.spot_of[chosen].clamp(max=1),
+        kept, cells=batch.cells[chosen], area=batch.area[chosen], inside=batch.inside[chosen],
+        spot_of=batch.spot_of[chosen].clamp(max=1),
     )  # fmt: skip
     both = np.log(mean + size)
     expected = gammaln(counts[[0, 2]] + size) - gammaln(size) - gammaln(counts[[0, 2]] + 1)
@@ -252,83 +256,85 @@ def test_the_additive_loss_is_the_likelihood_of_the_members_sum(bag):
     assert model.loss(kept, filled).item() == pytest.approx(-expected.mean(), rel=1e-4)
 
 
-def test_the_ceiling_is_the_additive_model_of_spots_of_one_cell(bag):
+def test_the_ceiling_is_the_additive_model_of_spots_of_one_cell(batch):
     """The same weights have the same loss, whether cells are spots of their own or the ceiling's cells."""
     spots, ceiling = model_of("additive"), model_of("cell-supervised")
     ceiling.load_state_dict(spots.state_dict())
-    measured = measured_at(40.0).at(bag.spot_of)
+    measured = measured_at(40.0).at(batch.spot_of)
     alone = replace(
-        bag, spot_of=torch.arange(8), inside=torch.ones(8, dtype=torch.bool), own=bag.own[bag.spot_of],
-        around=bag.around[bag.spot_of],
+        batch, spot_of=torch.arange(8), inside=torch.ones(8, dtype=torch.bool), own=batch.own[batch.spot_of],
+        around=batch.around[batch.spot_of],
     )  # fmt: skip
-    assert ceiling.loss(bag, measured).item() == pytest.approx(spots.loss(alone, measured).item(), rel=1e-5)
+    assert ceiling.loss(batch, measured).item() == pytest.approx(spots.loss(alone, measured).item(), rel=1e-5)
 
 
-def test_rates_are_the_mean_of_networks_that_learn_one_by_one(bag):
+def test_rates_are_the_mean_of_networks_that_learn_one_by_one(batch):
     model, measured = model_of("additive"), measured_at(50.0)
-    of_networks = torch.stack(list(model.rates_by_network(bag)))
+    of_networks = torch.stack(list(model.rates_by_network(batch)))
     assert not torch.allclose(of_networks[0], of_networks[1])
-    assert torch.allclose(model.rates(bag), of_networks.mean(0))
+    assert torch.allclose(model.rates(batch), of_networks.mean(0))
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     losses = []
     for rates in of_networks:
-        mean = (50 * model.totals(rates, bag)).clamp(min=1e-7)
-        chance = log_negative_binomial(measured.counts, mean=mean, inverse_dispersion=model.log_size.exp())
+        mean = (50 * model.totals(rates, batch)).clamp(min=1e-7)
+        chance = log_negative_binomial(
+            measured.counts, mean=mean, inverse_dispersion=model.log_inverse_dispersion.exp()
+        )
         losses.append(-chance.mean())
-    assert model.loss(bag, measured).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+    assert model.loss(batch, measured).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
-def test_what_is_read_is_what_cell_and_spot_say(name, bag):
+def test_what_is_read_is_what_cell_and_spot_say(name, batch):
     model = model_of(name)
     if name not in ("paper", "mlp"):
         model.depth.fill_(300.0)
-    read = model.read(bag)
-    assert torch.allclose(read.share, model.cell(bag))
-    assert torch.allclose(read.spot_log[[0, 2]], model.spot(bag)[[0, 2]], atol=1e-5)
+    read = model.read(batch)
+    assert torch.allclose(read.share, model.cell(batch))
+    assert torch.allclose(read.spot_log[[0, 2]], model.spot(batch)[[0, 2]], atol=1e-5)
     if name in ("paper", "mlp"):
         assert torch.equal(read.share_log, torch.log1p(read.share))
 
 
-def test_a_cells_log_is_expected_at_the_depth_of_its_spot(bag):
+def test_a_cells_log_is_expected_at_the_depth_of_its_spot(batch):
     model = model_of("additive")
     model.depth.fill_(300.0)
-    read, rates = model.read(bag), model.rates(bag)
-    total = 300 * model.totals(rates, bag).sum(1)
+    read, rates = model.read(batch), model.rates(batch)
+    total = 300 * model.totals(rates, batch).sum(1)
     for cell in (0, 3):
-        n = total[bag.spot_of[cell]].item()
+        n = total[batch.spot_of[cell]].item()
         assert torch.allclose(read.share_log[cell], expected_log(300 * rates[cell][None], total=torch.tensor([[n]]))[0])
     assert (read.share_log <= torch.log1p(read.share) + 1e-4).all()  # Jensen
 
 
-def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(bag, monkeypatch):
+def test_totals_are_trusted_as_far_as_held_out_spots_followed_them(batch, monkeypatch):
     monkeypatch.setattr(count_likelihood, "TRUSTED", 0.0)
     model = model_of("additive")
     model.depth.fill_(300.0)
     model.typical_total.fill_(2.0)
-    predicted = model.totals(model.rates(bag), bag).sum(1, keepdim=True)[[0, 2]]  # the other has no member
+    predicted = model.totals(model.rates(batch), batch).sum(1, keepdim=True)[[0, 2]]  # the other has no member
     none = torch.zeros(2, G)
     for power, found in ((0.4, 0.4), (1.7, 1.0), (-1.0, 0.0)):
-        measured = Measured(none, 700 * predicted**power, torch.full((2, 1), 300.0))
-        filled = replace(bag, own=bag.own[[0, 2]], around=bag.around[[0, 2]], spot_of=bag.spot_of // 2)
-        filled = replace(filled, inside=bag.inside & (bag.spot_of != 1))
+        measured = SpotLabels(none, 700 * predicted**power, torch.full((2, 1), 300.0))
+        filled = replace(batch, own=batch.own[[0, 2]], around=batch.around[[0, 2]], spot_of=batch.spot_of // 2)
+        filled = replace(filled, inside=batch.inside & (batch.spot_of != 1))
         model.settle([(filled, measured)])
         assert model.reliability.item() == pytest.approx(found, abs=1e-3)
         counts = 300 * 2 * (predicted / 2) ** found
-        read, rates = model.read(bag), model.rates(bag)
-        composition = model.totals(rates, bag)[[0, 2]] / predicted
+        read, rates = model.read(batch), model.rates(batch)
+        composition = model.totals(rates, batch)[[0, 2]] / predicted
         torch.testing.assert_close(
             read.spot_log[[0, 2]], expected_log(composition * counts, total=counts), rtol=1e-4, atol=1e-3
         )
-        torch.testing.assert_close(read.share, model.cell(bag))  # what adds up is left alone
-    alike = Measured(none[:1], torch.ones(1, 1), torch.ones(1, 1))
+        torch.testing.assert_close(read.share, model.cell(batch))  # what adds up is left alone
+    alike = SpotLabels(none[:1], torch.ones(1, 1), torch.ones(1, 1))
     one = replace(filled, own=filled.own[:1], around=filled.around[:1], spot_of=torch.zeros_like(filled.spot_of))
     monkeypatch.undo()
     model.settle([(one, alike)])  # a single spot tells nothing
     assert model.reliability == 1
-    against = Measured(none, 700 / predicted, torch.full((2, 1), 300.0))
+    against = SpotLabels(none, 700 / predicted, torch.full((2, 1), 300.0))
     model.settle([(filled, against)])  # two that hardly differ little
     assert 0.9 < model.reliability < 1
 

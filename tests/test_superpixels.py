@@ -17,14 +17,14 @@ from ds2c_cli.embeddings.tiles import tiles_of
 from ds2c_cli.encoders.encoder import Encoder, load
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.models.base import Measured
+from ds2c_cli.models.base import SpotLabels
 from ds2c_cli.models.scstgcn import mean_around
 from ds2c_cli.project import Project
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
-from ds2c_cli.training.dataset import load_bags
+from ds2c_cli.training.dataset import load_dataset
 from ds2c_cli.workspace import Workspace
 
 SIDE, MPP = 14, 0.5
@@ -116,16 +116,16 @@ def test_the_maps_that_are_embedded_cover_all_that_is_read(sample):
 
 def test_a_batch_holds_each_superpixel_once_and_enough_around_for_two_convolutions(loaded):
     spots, cells = torch.tensor([5, 2]), torch.tensor([3, 30, 31])
-    bag = loaded.batch(spots, cells)
+    batch = loaded.batch(spots, cells)
     rows, of = loaded.of_spots.of(spots)
-    assert torch.equal(bag.features[bag.spot_row], loaded.features[rows])
-    assert torch.equal(bag.spot_of, of)
-    assert torch.equal(bag.features[bag.cell_row], loaded.features[loaded.of_cells.of(cells)[0]])
-    assert len(torch.unique(bag.features, dim=0)) == len(bag.features)
-    assert int(torch.cat([bag.spot_row, bag.cell_row]).max()) < bag.core
+    assert torch.equal(batch.features[batch.spot_row], loaded.features[rows])
+    assert torch.equal(batch.spot_of, of)
+    assert torch.equal(batch.features[batch.cell_row], loaded.features[loaded.of_cells.of(cells)[0]])
+    assert len(torch.unique(batch.features, dim=0)) == len(batch.features)
+    assert int(torch.cat([batch.spot_row, batch.cell_row]).max()) < batch.core
     whole = mean_around(mean_around(loaded.features, loaded.around), loaded.around)
-    part = mean_around(mean_around(bag.features, bag.around[: bag.near]), bag.around[: bag.core])
-    torch.testing.assert_close(part[bag.spot_row], whole[rows], rtol=1e-4, atol=1e-2)
+    part = mean_around(mean_around(batch.features, batch.around[: batch.near]), batch.around[: batch.core])
+    torch.testing.assert_close(part[batch.spot_row], whole[rows], rtol=1e-4, atol=1e-2)
 
 
 def test_mean_around_is_a_loop(loaded):
@@ -162,7 +162,7 @@ def test_an_encoder_without_a_map_is_refused():
 
 
 @pytest.fixture(scope="module")
-def bags(sample, tmp_path_factory):
+def dataset(sample, tmp_path_factory):
     project, root = Project(sample.folder.parents[1]), tmp_path_factory.mktemp("cache")
     done = embed(
         Workspace(project, cache=root, device="cpu"), Embedding(encoder="imagenet-lite0", features=Features.SUPERPIXELS)
@@ -170,29 +170,29 @@ def bags(sample, tmp_path_factory):
     (entry,) = project.embeddings()
     assert done.tiles == len(tiles_of(sample, entry.description)[1])
     with pytest.raises(InputError) as error:
-        load_bags([sample], Cache(root / "none", done.fingerprint, done.dimension), entry.description, False)
+        load_dataset([sample], Cache(root / "none", done.fingerprint, done.dimension), entry.description, False)
     assert "--features superpixels" in error.value.hint
-    return load_bags([sample], Cache(root, done.fingerprint, done.dimension), entry.description, outside=True)
+    return load_dataset([sample], Cache(root, done.fingerprint, done.dimension), entry.description, outside=True)
 
 
 @pytest.mark.parametrize("name", ["istar", "scstgcn"])
-def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags, name):
+def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, dataset, name):
     torch.manual_seed(0)
-    scale = standardisation(bags, np.arange(bags.n_spots))
+    scale = standardisation(dataset, np.arange(dataset.n_spots))
     model = build_model(Training(model=name, hidden=8), dimension=scale.dimension, genes=3).eval()
     total = torch.full((1, 1), 100.0)
-    model.start_at(Measured(torch.expm1(torch.tensor([[1.0, 2.0, 3.0]])) / 100, total, total), 5.0)
+    model.start_at(SpotLabels(torch.expm1(torch.tensor([[1.0, 2.0, 3.0]])) / 100, total, total), 5.0)
     info = checkpoint_info(training=Training(model=name, hidden=8), genes=list("abc"))
     Checkpoint(model, scale, info).save(tmp_path / "x.pt")
     loaded = load_checkpoint(tmp_path / "x.pt")
-    scaled = loaded.scale.of(bags)
+    scaled = loaded.scale.of(dataset)
     spots = torch.tensor([4, 1, 9])
-    bag = scaled.batch(spots)
-    assert bag.cells.shape[1] == bag.tiles.shape[1] == 0
-    whole = scaled.batch(torch.arange(bags.n_spots))
+    batch = scaled.batch(spots)
+    assert batch.cells.shape[1] == batch.tiles.shape[1] == 0
+    whole = scaled.batch(torch.arange(dataset.n_spots))
     with torch.no_grad():
         rates = model.rates(whole.superpixels)
-        spot, cell = loaded.model.spot(bag), loaded.model.cell(bag)
+        spot, cell = loaded.model.spot(batch), loaded.model.cell(batch)
     assert (rates >= 0).all()
     for i, s in enumerate(spots.tolist()):
         under = whole.superpixels.spot_row[whole.superpixels.spot_of == s]
@@ -203,29 +203,29 @@ def test_spots_and_cells_are_means_of_the_superpixels_under_them(tmp_path, bags,
         torch.testing.assert_close(cell[i], 1e4 * F.normalize(rates[under].mean(0), p=1, dim=0), rtol=1e-3, atol=1e-2)
 
 
-def test_some_cells_of_a_bag_see_what_they_saw_among_all(bags):
-    bag = bags.batch(torch.tensor([4, 1, 9]))
+def test_some_cells_of_a_bag_see_what_they_saw_among_all(dataset):
+    batch = dataset.batch(torch.tensor([4, 1, 9]))
     chosen = torch.tensor([7, 0, 3])
-    some = bag.only(chosen)
-    assert torch.equal(some.spot_of, bag.spot_of[chosen])
-    assert torch.equal(some.superpixels.features, bag.superpixels.features)
+    some = batch.only(chosen)
+    assert torch.equal(some.spot_of, batch.spot_of[chosen])
+    assert torch.equal(some.superpixels.features, batch.superpixels.features)
     for i, c in enumerate(chosen.tolist()):
-        under = bag.superpixels.cell_row[bag.superpixels.cell_of == c]
+        under = batch.superpixels.cell_row[batch.superpixels.cell_of == c]
         assert len(under)
         assert torch.equal(some.superpixels.cell_row[some.superpixels.cell_of == i], under)
 
 
-def test_istar_sees_no_place_and_no_neighbour_and_scstgcn_both(bags):
+def test_istar_sees_no_place_and_no_neighbour_and_scstgcn_both(dataset):
     torch.manual_seed(0)
-    scale = standardisation(bags, np.arange(bags.n_spots))
-    scaled = bags.superpixels.scaled(scale.centre, scale.spread)
-    bag = scaled.batch(torch.tensor([3]), torch.tensor([], dtype=torch.int64))
-    moved = bag.features.clone()
+    scale = standardisation(dataset, np.arange(dataset.n_spots))
+    scaled = dataset.superpixels.scaled(scale.centre, scale.feature_sd)
+    batch = scaled.batch(torch.tensor([3]), torch.tensor([], dtype=torch.int64))
+    moved = batch.features.clone()
     moved[:, -2:] += 1
-    beyond = bag.features.clone()
-    beyond[bag.core :] += 1
+    beyond = batch.features.clone()
+    beyond[batch.core :] += 1
     for name, sees in (("istar", False), ("scstgcn", True)):
         model = build_model(Training(model=name, hidden=8), dimension=scale.dimension, genes=3).eval()
         for features in (moved, beyond):
-            other = type(bag)(features, *(getattr(bag, f) for f in list(bag.__dataclass_fields__)[1:]))
-            assert torch.allclose(model.read_superpixels(bag), model.read_superpixels(other)) != sees
+            other = type(batch)(features, *(getattr(batch, f) for f in list(batch.__dataclass_fields__)[1:]))
+            assert torch.allclose(model.read_superpixels(batch), model.read_superpixels(other)) != sees

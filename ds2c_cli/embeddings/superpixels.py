@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 import torch
 
-from ..models.batch import SuperpixelBag
+from ..models.batch import SuperpixelBatch
 from ..project import Sample
 
 SIDE_UM = 8.0  # iStar's 16 px at its 0.5 um a pixel
@@ -40,7 +40,7 @@ def positions(start: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, 
 
 @dataclass(frozen=True)
 class Superpixels:
-    """Superpixels of one or more samples, and which of them lie under each spot and each cell of the bags."""
+    """Superpixels of one or more samples, and which of them lie under each spot and each cell of the data set."""
 
     features: torch.Tensor  # (P, d) float32: the fine map's C, the coarse map's C, and the place x, y in mm
     around: torch.Tensor  # (P, 8) int64, the superpixels around, -1 where there is none
@@ -52,11 +52,11 @@ class Superpixels:
         of_spots, of_cells = (Ragged(r.start.to(device), r.row.to(device)) for r in (self.of_spots, self.of_cells))
         return Superpixels(self.features.to(device), self.around.to(device), of_spots, of_cells)
 
-    def scaled(self, centre: torch.Tensor, spread: torch.Tensor) -> Superpixels:
-        """Scale the features: less their centre (d,), in spreads (d,)."""
-        return replace(self, features=(self.features - centre) / spread)
+    def scaled(self, centre: torch.Tensor, feature_sd: torch.Tensor) -> Superpixels:
+        """Scale the features: less their centre (d,), in SDs (d,)."""
+        return replace(self, features=(self.features - centre) / feature_sd)
 
-    def batch(self, spots: torch.Tensor, cells: torch.Tensor) -> SuperpixelBag:
+    def batch(self, spots: torch.Tensor, cells: torch.Tensor) -> SuperpixelBatch:
         """Take the superpixels of these spots (s,) and cells (c,), each once, and after them the rings around."""
         spot_rows, spot_of = self.of_spots.of(spots)
         cell_rows, cell_of = self.of_cells.of(cells)
@@ -74,7 +74,7 @@ class Superpixels:
         rows = torch.cat(seen)
         around = self.around[rows]
         around = torch.where(around >= 0, place[around.clamp(min=0)], -1)
-        return SuperpixelBag(
+        return SuperpixelBatch(
             features=self.features[rows],
             around=around,
             core=len(core),

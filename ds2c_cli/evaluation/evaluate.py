@@ -17,7 +17,7 @@ from ..prediction.inference import Inference, PredictedCells, by_spots, cache_fo
 from ..project import Project, Sample
 from ..records import CheckpointInfo
 from ..training.checkpoint import Checkpoint, load_checkpoint
-from ..training.dataset import load_bags
+from ..training.dataset import load_dataset
 from ..training.train import CELL_SUPERVISED
 from ..workspace import Workspace
 from .scoring import Painted, Scored, score
@@ -119,9 +119,9 @@ def predicted(workspace: Workspace, checkpoint: Checkpoint, sample: Sample) -> I
     """
     check_fit(checkpoint, sample)
     cache, _ = cache_for(workspace, checkpoint, sample)
-    bags = load_bags([sample], cache, checkpoint.encoder.description, outside=True)
+    dataset = load_dataset([sample], cache, checkpoint.encoder.description, outside=True)
     stage = f"score {checkpoint.name} on {sample.name}"
-    return Inference(checkpoint, bags, device=workspace.device, progress=workspace.progress, stage=stage)
+    return Inference(checkpoint, dataset, device=workspace.device, progress=workspace.progress, stage=stage)
 
 
 def _of_folder(folder: Path, samples: Sequence[Sample]) -> Iterator[Source]:

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ..schema import TARGET_SUM
-from .base import Measured, Reading, SpotModel, set_last_bias
-from .batch import Bag, segment_sum
+from .base import Reading, SpotLabels, SpotModel, set_last_bias
+from .batch import SpotBatch, segment_sum
 from .count_likelihood import expected_log, log_negative_binomial, predictive_sd, reliability
 from .deepsets import DeepSets
 
-MEMBERS = 4
+NETWORKS = 4
 
 
 class Additive(SpotModel):
@@ -35,74 +35,74 @@ class Additive(SpotModel):
 
     def __init__(self, dimension: int, genes: int, hidden: int, dropout: float, **options: Any) -> None:
         super().__init__()
-        self.members = nn.ModuleList(DeepSets(dimension, genes, hidden, dropout, **options) for _ in range(MEMBERS))
-        self.log_size = nn.Parameter(torch.ones(genes))  # (G,) n: variance = mean + mean^2 / n
+        self.networks = nn.ModuleList(DeepSets(dimension, genes, hidden, dropout, **options) for _ in range(NETWORKS))
+        self.log_inverse_dispersion = nn.Parameter(torch.ones(genes))  # (G,) n: variance = mean + mean^2 / n
         for name, value in (("depth", TARGET_SUM), ("typical_total", 1.0), ("reliability", 1.0)):
             self.register_buffer(name, torch.tensor(value))
 
-    def rates_by_network(self, bag: Bag) -> Iterator[torch.Tensor]:
+    def rates_by_network(self, batch: SpotBatch) -> Iterator[torch.Tensor]:
         """Compute the rates (C, G) of each network, one after the other."""
-        for network in cast(list[DeepSets], self.members):
-            yield torch.exp(network.read_cells(bag).clamp(max=15)) * bag.area.unsqueeze(1)
+        for network in cast(list[DeepSets], self.networks):
+            yield torch.exp(network.read_cells(batch).clamp(max=15)) * batch.area.unsqueeze(1)
 
-    def rates(self, bag: Bag) -> torch.Tensor:
+    def rates(self, batch: SpotBatch) -> torch.Tensor:
         """Compute (C, G) of each cell, in proportion to its area; those of a typical spot add up to about 1."""
-        return sum((rates / MEMBERS for rates in self.rates_by_network(bag)), torch.zeros(()))
+        return sum((rates / NETWORKS for rates in self.rates_by_network(batch)), torch.zeros(()))
 
-    def totals(self, rates: torch.Tensor, bag: Bag) -> torch.Tensor:
+    def totals(self, rates: torch.Tensor, batch: SpotBatch) -> torch.Tensor:
         """Sum the rates (C, G) of the cells of each spot: (S, G)."""
-        spot_of = torch.where(bag.inside, bag.spot_of, bag.n_spots)  # others go to a row of their own: no copy of rates
-        return segment_sum(rates, spot_of, bag.n_spots + 1)[:-1]
+        spot_of = torch.where(batch.inside, batch.spot_of, batch.n_spots)  # outer cells: a row of their own
+        return segment_sum(rates, spot_of, batch.n_spots + 1)[:-1]
 
-    def counted(self, rates: torch.Tensor, bag: Bag) -> torch.Tensor:
+    def counted(self, rates: torch.Tensor, batch: SpotBatch) -> torch.Tensor:
         """Turn the rates (C, G) into those of what the labels count, which is spots: (S, G)."""
-        return self.totals(rates, bag)
+        return self.totals(rates, batch)
 
-    def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
+    def loss(self, batch: SpotBatch, labels: SpotLabels) -> torch.Tensor:
         """Minus the mean log likelihood of the counts; in training that of the networks one by one."""
-        of_cells = self.rates_by_network(bag) if self.training else [self.rates(bag)]
-        rates = torch.stack([self.counted(rates, bag) for rates in of_cells])  # (networks, S, G)
-        mean = (measured.depth * rates).clamp(min=1e-7)
-        return -log_negative_binomial(measured.counts, mean=mean, inverse_dispersion=self.log_size.exp()).mean()
+        of_cells = self.rates_by_network(batch) if self.training else [self.rates(batch)]
+        rates = torch.stack([self.counted(rates, batch) for rates in of_cells])  # (networks, S, G)
+        mean, n = (labels.depth * rates).clamp(min=1e-7), self.log_inverse_dispersion.exp()
+        return -log_negative_binomial(labels.counts, mean=mean, inverse_dispersion=n).mean()
 
-    def spot(self, bag: Bag) -> torch.Tensor:
-        return self.read(bag).spot_log
+    def spot(self, batch: SpotBatch) -> torch.Tensor:
+        return self.read(batch).spot_log
 
-    def cell(self, bag: Bag) -> torch.Tensor:
-        return self.read(bag).share
+    def cell(self, batch: SpotBatch) -> torch.Tensor:
+        return self.read(batch).share
 
-    def read(self, bag: Bag) -> Reading:
-        rates, of_spot, total, counts = self._expected(bag)
+    def read(self, batch: SpotBatch) -> Reading:
+        rates, of_spot, total, counts = self._expected(batch)
         unit = counts / total  # (S, 1) counts per rate
         return Reading(
-            TARGET_SUM * rates / total[bag.spot_of],
-            expected_log(rates * unit[bag.spot_of], total=counts[bag.spot_of]),
+            TARGET_SUM * rates / total[batch.spot_of],
+            expected_log(rates * unit[batch.spot_of], total=counts[batch.spot_of]),
             expected_log(of_spot * unit, total=counts),
         )
 
-    def spread(self, bag: Bag) -> torch.Tensor:
-        rates, _, total, counts = self._expected(bag)
-        mean = rates * (counts / total)[bag.spot_of]  # (C, G) counts
-        return predictive_sd(mean, total=counts[bag.spot_of], inverse_dispersion=self.log_size.exp())
+    def predictive_sd(self, batch: SpotBatch) -> torch.Tensor:
+        rates, _, total, counts = self._expected(batch)
+        mean, n = rates * (counts / total)[batch.spot_of], self.log_inverse_dispersion.exp()  # (C, G) counts, (G,)
+        return predictive_sd(mean, total=counts[batch.spot_of], inverse_dispersion=n)
 
-    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
-        counts, depth = measured.counts.sum(0), measured.depth.sum()
-        for network in cast(list[DeepSets], self.members):
-            set_last_bias(network.rho, torch.log((counts + 0.5) / depth / cells_a_spot))
-        self.depth.copy_(measured.depth.mean())
+    def start_at(self, labels: SpotLabels, cells_per_spot: float) -> None:
+        counts, depth = labels.counts.sum(0), labels.depth.sum()
+        for network in cast(list[DeepSets], self.networks):
+            set_last_bias(network.rho, torch.log((counts + 0.5) / depth / cells_per_spot))
+        self.depth.copy_(labels.depth.mean())
         self.typical_total.copy_(counts.sum() / depth)
 
     @torch.no_grad()
-    def settle(self, held_out: Iterable[tuple[Bag, Measured]]) -> None:
+    def settle(self, held_out: Iterable[tuple[SpotBatch, SpotLabels]]) -> None:
         """Set how far totals are trusted: 1 where the image tells how much a spot counts."""
-        pairs = [(self._expected(bag)[2], labels.total.clamp(min=1) / labels.depth) for bag, labels in held_out]
+        pairs = [(self._expected(batch)[2], labels.total.clamp(min=1) / labels.depth) for batch, labels in held_out]
         predicted, found = (torch.cat(part).log() for part in zip(*pairs, strict=True))
         self.reliability.copy_(reliability(predicted, found))
 
-    def _expected(self, bag: Bag) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _expected(self, batch: SpotBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Compute rates of cells (C, G) and spots (S, G), and the spots' total rates and counts (S, 1)."""
-        rates = self.rates(bag)
-        of_spot = self.totals(rates, bag)
+        rates = self.rates(batch)
+        of_spot = self.totals(rates, batch)
         total = of_spot.sum(1, keepdim=True)
         total = torch.where(total > 0, total, self.typical_total).clamp(min=1e-12)
         # A log of counts depends on how many there are: totals that are but guessed would be noise in every gene.

@@ -13,11 +13,11 @@ from torch import nn
 
 from ..choices import Features
 from ..schema import TARGET_SUM
-from .batch import Bag
+from .batch import SpotBatch
 
 
 @dataclass(frozen=True)
-class Measured:
+class SpotLabels:
     """What was measured at S spots."""
 
     counts: torch.Tensor  # (S, G) of each gene
@@ -29,19 +29,19 @@ class Measured:
         """Compute (S, G) log1p of counts per 10,000 of the spot; NaN where a spot has no counts."""
         return torch.log1p(TARGET_SUM * self.counts / self.total)
 
-    def at(self, spots: torch.Tensor) -> Measured:
+    def at(self, spots: torch.Tensor) -> SpotLabels:
         """Choose some spots (s,), wherever their numbers are."""
         rows = spots.to(self.counts.device)
-        return Measured(self.counts[rows], self.total[rows], self.depth[rows])
+        return SpotLabels(self.counts[rows], self.total[rows], self.depth[rows])
 
-    def to(self, device: torch.device) -> Measured:
+    def to(self, device: torch.device) -> SpotLabels:
         """Move to a device."""
-        return Measured(self.counts.to(device), self.total.to(device), self.depth.to(device))
+        return SpotLabels(self.counts.to(device), self.total.to(device), self.depth.to(device))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model says of the cells and spots of a bag."""
+    """What a model says of the cells and spots of a batch."""
 
     share: torch.Tensor  # (C, G) counts per 10,000 of the cell's spot
     share_log: torch.Tensor  # (C, G) what the log1p of the share that is counted should come to
@@ -61,30 +61,30 @@ class SpotModel(nn.Module, ABC):
     options: ClassVar[tuple[str, ...]] = ()  # the settings of training that shape this model beside width and dropout
 
     @abstractmethod
-    def spot(self, bag: Bag) -> torch.Tensor:
+    def spot(self, batch: SpotBatch) -> torch.Tensor:
         """(S, G) log1p of counts per 10,000 of the spot: what is compared with the label."""
 
     @abstractmethod
-    def cell(self, bag: Bag) -> torch.Tensor:
+    def cell(self, batch: SpotBatch) -> torch.Tensor:
         """(C, G) each cell's counts per 10,000 of its spot."""
 
     @abstractmethod
-    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
+    def start_at(self, labels: SpotLabels, cells_per_spot: float) -> None:
         """Set the last bias so that every gene starts at its mean over the training spots."""
 
-    def settle(self, held_out: Iterable[tuple[Bag, Measured]]) -> None:
+    def settle(self, held_out: Iterable[tuple[SpotBatch, SpotLabels]]) -> None:
         """Set what the spots that stopped the training tell once the weights are found; most models have no such."""
 
-    def loss(self, bag: Bag, measured: Measured) -> torch.Tensor:
+    def loss(self, batch: SpotBatch, labels: SpotLabels) -> torch.Tensor:
         """What training makes small: the mean squared error of the spots' log expression."""
-        return F.mse_loss(self.spot(bag), measured.log)
+        return F.mse_loss(self.spot(batch), labels.log)
 
-    def read(self, bag: Bag) -> Reading:
+    def read(self, batch: SpotBatch) -> Reading:
         """All that prediction needs."""
-        share = self.cell(bag)
-        return Reading(share, torch.log1p(share), self.spot(bag))
+        share = self.cell(batch)
+        return Reading(share, torch.log1p(share), self.spot(batch))
 
-    def spread(self, bag: Bag) -> torch.Tensor | None:
+    def predictive_sd(self, batch: SpotBatch) -> torch.Tensor | None:
         """(C, G) SD of the log1p of the share that is counted; None for a model that does not say."""
         return None
 
@@ -100,9 +100,9 @@ def set_last_bias(network: nn.Sequential, value: torch.Tensor) -> None:
     network.get_parameter(f"{len(network) - 1}.bias").copy_(value)
 
 
-def mean_log(measured: Measured) -> torch.Tensor:
+def mean_log(labels: SpotLabels) -> torch.Tensor:
     """(G,) mean label, kept off zero."""
-    return measured.log.mean(0).clamp(min=1e-3)
+    return labels.log.mean(0).clamp(min=1e-3)
 
 
 def inverse_softplus(value: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class SuperpixelBag:
+class SuperpixelBatch:
     """The Q superpixels that a batch sees, each once: first those under its spots and cells, then those around."""
 
     features: torch.Tensor  # (Q, d)
@@ -20,11 +20,11 @@ class SuperpixelBag:
     cell_row: torch.Tensor  # (n,) int64, rows of `features` under cells' boxes
     cell_of: torch.Tensor  # (n,) int64, which cell of the batch
 
-    def scaled(self, centre: torch.Tensor, spread: torch.Tensor) -> SuperpixelBag:
-        """With features less their centre (d,), in spreads (d,)."""
-        return replace(self, features=(self.features - centre) / spread)
+    def scaled(self, centre: torch.Tensor, feature_sd: torch.Tensor) -> SuperpixelBatch:
+        """With features less their centre (d,), in SDs (d,)."""
+        return replace(self, features=(self.features - centre) / feature_sd)
 
-    def only(self, cells: torch.Tensor, number: int) -> SuperpixelBag:
+    def only(self, cells: torch.Tensor, number: int) -> SuperpixelBatch:
         """Of `number` cells with these rows (c,), in their order."""
         place = torch.full((number,), -1, device=cells.device)
         place[cells] = torch.arange(len(cells), device=cells.device)
@@ -32,14 +32,14 @@ class SuperpixelBag:
         kept = cell_of >= 0
         return replace(self, cell_row=self.cell_row[kept], cell_of=cell_of[kept])
 
-    def to(self, device: torch.device) -> SuperpixelBag:
+    def to(self, device: torch.device) -> SuperpixelBatch:
         """All tensors on a device."""
         tensors = ("features", "around", "spot_row", "spot_of", "cell_row", "cell_of")
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 @dataclass(frozen=True)
-class Bag:
+class SpotBatch:
     """S spots, the C cells whose context they are, and the U distinct spot tiles these spots see.
 
     No padding: cell c belongs to row `spot_of[c]`, sums over a spot are segment sums.
@@ -48,23 +48,23 @@ class Bag:
     cells: torch.Tensor  # (C, d) embeddings of the cell tiles
     area: torch.Tensor  # (C,) um2 over the training cells' mean; 1 where a cell is only a point
     spot_of: torch.Tensor  # (C,) int64, row of the batch's spots
-    inside: torch.Tensor  # (C,) bool, member of the spot; the others only share its context
+    inside: torch.Tensor  # (C,) bool, in the spot; the others only share its context
     tiles: torch.Tensor  # (U, d) embeddings of spot tiles
     own: torch.Tensor  # (S,) int64, row of `tiles`: the spot's own
     around: torch.Tensor  # (S, k) int64, rows of `tiles`: its neighbours, -1 where missing
-    superpixels: SuperpixelBag | None = None  # instead of the embeddings of tiles, which are 0 wide then
+    superpixels: SuperpixelBatch | None = None  # instead of the embeddings of tiles, which are 0 wide then
 
     @property
     def n_spots(self) -> int:
         return len(self.own)
 
-    def only(self, cells: torch.Tensor) -> Bag:
+    def only(self, cells: torch.Tensor) -> SpotBatch:
         """With these rows (c,) of the cells, in their order, and all spots."""
         kept = {name: getattr(self, name)[cells] for name in ("cells", "area", "spot_of", "inside")}
         superpixels = self.superpixels.only(cells, len(self.cells)) if self.superpixels else None
         return replace(self, superpixels=superpixels, **kept)
 
-    def to(self, device: torch.device) -> Bag:
+    def to(self, device: torch.device) -> SpotBatch:
         """All tensors on a device."""
         there = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in there.items() if value is not None})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .additive import Additive
-from .batch import Bag
+from .batch import SpotBatch
 
 
 class CellSupervised(Additive):
@@ -14,6 +14,6 @@ class CellSupervised(Additive):
     learning_rate, batch_spots = 3e-4, 256  # cells
     averaged = 1  # it has many labels, and came out no higher with averaged weights
 
-    def counted(self, rates: torch.Tensor, bag: Bag) -> torch.Tensor:
+    def counted(self, rates: torch.Tensor, batch: SpotBatch) -> torch.Tensor:
         """Return the rates (C, G) as they are: the labels count cells."""
         return rates

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .batch import SuperpixelBag
+from .batch import SuperpixelBatch
 from .superpixel import SuperpixelModel
 
 LAYERS = 4
@@ -22,5 +22,5 @@ class Istar(SuperpixelModel):
             layers += [nn.Linear(hidden if layer else dimension - PLACE, hidden), nn.LeakyReLU(0.1)]
         self.network = nn.Sequential(*layers, nn.Linear(hidden, genes))
 
-    def read_superpixels(self, superpixels: SuperpixelBag) -> torch.Tensor:
+    def read_superpixels(self, superpixels: SuperpixelBatch) -> torch.Tensor:
         return self.network(superpixels.features[: superpixels.core, :-PLACE])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .base import Measured, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
-from .batch import Bag
+from .base import SpotLabels, SpotModel, inverse_softplus, mean_log, mlp, set_last_bias
+from .batch import SpotBatch
 
 
 class Mlp(SpotModel):
@@ -16,11 +16,11 @@ class Mlp(SpotModel):
         super().__init__()
         self.network = mlp(dimension, hidden, genes, dropout)
 
-    def spot(self, bag: Bag) -> torch.Tensor:
-        return F.softplus(self.network(bag.tiles[bag.own]).float())
+    def spot(self, batch: SpotBatch) -> torch.Tensor:
+        return F.softplus(self.network(batch.tiles[batch.own]).float())
 
-    def cell(self, bag: Bag) -> torch.Tensor:
-        return torch.expm1(F.softplus(self.network(bag.cells)))
+    def cell(self, batch: SpotBatch) -> torch.Tensor:
+        return torch.expm1(F.softplus(self.network(batch.cells)))
 
-    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
-        set_last_bias(self.network, inverse_softplus(mean_log(measured)))
+    def start_at(self, labels: SpotLabels, cells_per_spot: float) -> None:
+        set_last_bias(self.network, inverse_softplus(mean_log(labels)))

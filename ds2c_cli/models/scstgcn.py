@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .batch import SuperpixelBag
+from .batch import SuperpixelBatch
 from .superpixel import SuperpixelModel
 
 PLACE = 2  # the last features: x and y
@@ -21,7 +21,7 @@ class ScstGcn(SuperpixelModel):
         self.first, self.second = nn.Linear(self.fine + PLACE, hidden), nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, genes)
 
-    def read_superpixels(self, superpixels: SuperpixelBag) -> torch.Tensor:
+    def read_superpixels(self, superpixels: SuperpixelBatch) -> torch.Tensor:
         x = torch.cat([superpixels.features[:, : self.fine], superpixels.features[:, -PLACE:]], 1)  # (Q, C + 2)
         x = F.leaky_relu(self.first(mean_around(x, superpixels.around[: superpixels.near])), 0.1)  # (near, H)
         x = F.leaky_relu(self.second(mean_around(x, superpixels.around[: superpixels.core])), 0.1)  # (core, H)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from ..choices import Features
 from ..schema import TARGET_SUM
-from .base import Measured, SpotModel, mean_log
-from .batch import Bag, SuperpixelBag, segment_sum
+from .base import SpotLabels, SpotModel, mean_log
+from .batch import SpotBatch, SuperpixelBatch, segment_sum
 
 
 class SuperpixelModel(SpotModel):
@@ -26,29 +26,29 @@ class SuperpixelModel(SpotModel):
         self.register_buffer("scale", torch.ones(genes))  # counts per 10,000 of the mean training spot
 
     @abstractmethod
-    def read_superpixels(self, superpixels: SuperpixelBag) -> torch.Tensor:
+    def read_superpixels(self, superpixels: SuperpixelBatch) -> torch.Tensor:
         """(core, G) of the superpixels under spots and cells, any real number."""
 
-    def rates(self, superpixels: SuperpixelBag) -> torch.Tensor:
+    def rates(self, superpixels: SuperpixelBatch) -> torch.Tensor:
         """(core, G) non-negative, per 10,000: ELU + 1, which is never negative, relative to the gene's mean."""
         return self.scale * (F.elu(self.read_superpixels(superpixels).float()) + 1)
 
-    def spot(self, bag: Bag) -> torch.Tensor:
-        of = _superpixels(bag)
-        return torch.log1p(_means(self.rates(of)[of.spot_row], of.spot_of, bag.n_spots))
+    def spot(self, batch: SpotBatch) -> torch.Tensor:
+        of = _superpixels(batch)
+        return torch.log1p(_means(self.rates(of)[of.spot_row], of.spot_of, batch.n_spots))
 
-    def cell(self, bag: Bag) -> torch.Tensor:
-        of = _superpixels(bag)
-        mean = _means(self.rates(of)[of.cell_row], of.cell_of, len(bag.spot_of))
+    def cell(self, batch: SpotBatch) -> torch.Tensor:
+        of = _superpixels(batch)
+        mean = _means(self.rates(of)[of.cell_row], of.cell_of, len(batch.spot_of))
         return TARGET_SUM * mean / mean.sum(1, keepdim=True).clamp(min=1e-12)
 
-    def start_at(self, measured: Measured, cells_a_spot: float) -> None:
-        self.scale.copy_(torch.expm1(mean_log(measured)))  # and the network begins near 0, where ELU + 1 is 1
+    def start_at(self, labels: SpotLabels, cells_per_spot: float) -> None:
+        self.scale.copy_(torch.expm1(mean_log(labels)))  # and the network begins near 0, where ELU + 1 is 1
 
 
-def _superpixels(bag: Bag) -> SuperpixelBag:
-    assert bag.superpixels is not None
-    return bag.superpixels
+def _superpixels(batch: SpotBatch) -> SuperpixelBatch:
+    assert batch.superpixels is not None
+    return batch.superpixels
 
 
 def _means(values: torch.Tensor, owner: torch.Tensor, n: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from ..progress import Progress, silent
 from ..project import Sample
 from ..schema import TARGET_SUM
 from ..training.checkpoint import Checkpoint
-from ..training.dataset import Bags
+from ..training.dataset import SpotDataset
 from ..workspace import Workspace
 
 CELLS_AT_ONCE = 8192
@@ -68,7 +68,7 @@ class Inference:
 
     Args:
         checkpoint: The trained model.
-        bags: The sample's spots and cells.
+        dataset: The sample's spots and cells.
         device: Where the model runs.
         with_sd: Whether to give `predictive_sd` too.
         progress: Called with how many cells are done of all.
@@ -76,7 +76,7 @@ class Inference:
     """
 
     checkpoint: Checkpoint
-    bags: Bags
+    dataset: SpotDataset
     device: str = "auto"
     with_sd: bool = False
     progress: Progress = silent
@@ -85,25 +85,25 @@ class Inference:
     def __iter__(self) -> Iterator[PredictedCells]:
         where = device_of(self.device)
         model = self.checkpoint.model.to(where)
-        bags, genes, done = self.bags, len(self.checkpoint.genes), 0
-        for spots in spot_groups(bags.start.numpy(), genes):
+        dataset, genes, done = self.dataset, len(self.checkpoint.genes), 0
+        for spots in spot_groups(dataset.start.numpy(), genes):
             rows = torch.from_numpy(spots)
-            index, spot_of = bags.cell_index(rows)
-            inside = bags.inside[index]
-            whole = self.checkpoint.scale.of(bags.batch(rows)).to(where)
+            index, spot_of = dataset.cell_index(rows)
+            inside = dataset.inside[index]
+            whole = self.checkpoint.scale.of(dataset.batch(rows)).to(where)
             for number, (read_together, new) in enumerate(parts_of(inside, genes)):
                 with torch.no_grad():
-                    bag = whole if len(read_together) == len(inside) else whole.only(read_together.to(where))
-                    read = model.read(bag)
-                    deviation = model.spread(bag) if self.with_sd else None
-                    members = torch.bincount(bag.spot_of[bag.inside], minlength=len(rows))
+                    batch = whole if len(read_together) == len(inside) else whole.only(read_together.to(where))
+                    read = model.read(batch)
+                    deviation = model.predictive_sd(batch) if self.with_sd else None
+                    members = torch.bincount(batch.spot_of[batch.inside], minlength=len(rows))
                     read.spot_log[(members == 0) | (number > 0)] = torch.nan
                 cells = read_together[new]
                 done += len(cells)
-                self.progress(self.stage, done, len(bags.cells), "")
+                self.progress(self.stage, done, len(dataset.cells), "")
                 yield PredictedCells(
                     spots=spots,
-                    cells=bags.cell_row[index[cells].numpy()],
+                    cells=dataset.cell_row[index[cells].numpy()],
                     spot_of=spots[spot_of[cells].numpy()],
                     inside=inside[cells].numpy(),
                     share_log=read.share_log[new].cpu().numpy(),

@@ -23,7 +23,7 @@ from ..project import Project, Sample, must_run
 from ..records import CheckpointUsed, PredictionInfo, SampleUsed
 from ..schema import TARGET_SUM
 from ..training.checkpoint import Checkpoint, load_checkpoint
-from ..training.dataset import load_bags
+from ..training.dataset import load_dataset
 from ..workspace import Workspace
 from .deconvolve import Deconvolution
 from .file import MatrixOnDisk, create_predictions, recorded_recipe, write_column
@@ -67,7 +67,7 @@ def predict(
     if mode not in ("predict", "deconvolve"):
         raise UsageError(f"--mode must be predict or deconvolve, not {mode!r}")
     checkpoint = load_checkpoint(checkpoint_path)
-    if uncertainty and (mode != "predict" or type(checkpoint.model).spread is SpotModel.spread):
+    if uncertainty and (mode != "predict" or type(checkpoint.model).predictive_sd is SpotModel.predictive_sd):
         raise UsageError(
             f"{checkpoint.info.training.model} in mode {mode} says nothing of its uncertainty",
             "Leave out --uncertainty, or use --mode predict and a model that has a likelihood, such as additive.",
@@ -158,8 +158,8 @@ class _Order:
 def _predictions(order: _Order, cache: Cache, device: str) -> Iterable[PredictedCells]:
     """Give what the checkpoint says of the sample's cells; in mode deconvolve, given the counts of its spots."""
     checkpoint, sample = order.checkpoint, order.sample
-    bags = load_bags([sample], cache, checkpoint.encoder.description, outside=True)
-    predictions: Iterable[PredictedCells] = Inference(checkpoint, bags, device=device, with_sd=order.uncertainty)
+    dataset = load_dataset([sample], cache, checkpoint.encoder.description, outside=True)
+    predictions: Iterable[PredictedCells] = Inference(checkpoint, dataset, device=device, with_sd=order.uncertainty)
     if order.mode == "predict":
         return predictions
     measured = sample.spot_counts()

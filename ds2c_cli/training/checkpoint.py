@@ -15,12 +15,16 @@ from .. import schema
 from ..errors import InputError, UsageError
 from ..files import file_hash, parse_record, replacing
 from ..models import MODELS, SpotModel
-from ..models.batch import Bag
+from ..models.batch import SpotBatch
 from ..records import CheckpointInfo, EncoderUsed
 from ..settings import Geometry, Training
-from .dataset import Bags
+from .dataset import SpotDataset
 
-Embedded = TypeVar("Embedded", Bags, Bag)
+FORMER_NAMES = {
+    "members": "networks",
+    "log_size": "log_inverse_dispersion",
+}  # of weights, in files of older versions
+Embedded = TypeVar("Embedded", SpotDataset, SpotBatch)
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Standardisation:
     """The scale of the training data, on which a model sees every input."""
 
     centre: torch.Tensor  # (d,) mean of the training embeddings
-    spread: torch.Tensor  # (d,) their SD
+    feature_sd: torch.Tensor  # (d,) their SD
     mean_area: float  # um2, of the training cells; NaN where they are points
 
     @property
@@ -36,14 +40,14 @@ class Standardisation:
         """Count the numbers of an embedding."""
         return len(self.centre)
 
-    def of(self, bags: Embedded) -> Embedded:
+    def of(self, dataset: Embedded) -> Embedded:
         """Put embeddings and areas on the scale of the training data."""
-        area = bags.area / self.mean_area
-        bags = replace(bags, area=torch.where(torch.isfinite(area), area, 1.0))
-        if bags.superpixels:
-            return replace(bags, superpixels=bags.superpixels.scaled(self.centre, self.spread))
-        cells, tiles = ((vectors - self.centre) / self.spread for vectors in (bags.cells, bags.tiles))
-        return replace(bags, cells=cells, tiles=tiles)
+        area = dataset.area / self.mean_area
+        dataset = replace(dataset, area=torch.where(torch.isfinite(area), area, 1.0))
+        if dataset.superpixels:
+            return replace(dataset, superpixels=dataset.superpixels.scaled(self.centre, self.feature_sd))
+        cells, tiles = ((vectors - self.centre) / self.feature_sd for vectors in (dataset.cells, dataset.tiles))
+        return replace(dataset, cells=cells, tiles=tiles)
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Checkpoint:
                     "about": json.dumps(self.info.document()),
                     "state": state,
                     "centre": self.scale.centre,
-                    "spread": self.scale.spread,
+                    "spread": self.scale.feature_sd,
                     "mean_area": self.scale.mean_area,
                 },
                 part,
@@ -139,9 +143,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         scale = Standardisation(content["centre"], content["spread"], content["mean_area"])
         model = build_model(info.training, dimension=scale.dimension, genes=len(info.genes))
-        model.load_state_dict(content["state"], strict=True)
+        model.load_state_dict(_named_as_now(content["state"]), strict=True)
         loaded = Checkpoint(model, scale, info, file_hash(path))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
             f"{path} does not hold what a checkpoint of version {schema.CHECKPOINT_VERSION} holds "
             f"({str(error).splitlines()[0]})",
@@ -151,15 +155,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return loaded
 
 
-def standardisation(bags: Bags, spots: np.ndarray) -> Standardisation:
+def _named_as_now(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the weights of checkpoints that were written when the additive model's had other names."""
+    now = {}
+    for key, value in state.items():
+        first, dot, rest = key.partition(".")
+        now[FORMER_NAMES.get(first, first) + dot + rest] = value
+    return now
+
+
+def standardisation(dataset: SpotDataset, spots: np.ndarray) -> Standardisation:
     """Measure mean and SD over the cell and spot tiles, or the superpixels, of the training spots (rows), and their
     cells' mean area."""
     chosen = torch.from_numpy(spots)
-    cells, _ = bags.cell_index(chosen)
-    cells = cells[bags.inside[cells]]
-    if bags.superpixels:
-        vectors = bags.superpixels.features[bags.superpixels.of_spots.of(chosen)[0]]
+    cells, _ = dataset.cell_index(chosen)
+    cells = cells[dataset.inside[cells]]
+    if dataset.superpixels:
+        vectors = dataset.superpixels.features[dataset.superpixels.of_spots.of(chosen)[0]]
     else:
-        vectors = torch.cat([bags.cells[cells], bags.tiles[chosen]]).float()
-    spread = vectors.std(0, correction=0)
-    return Standardisation(vectors.mean(0), torch.where(spread > 1e-6, spread, 1.0), float(bags.area[cells].nanmean()))
+        vectors = torch.cat([dataset.cells[cells], dataset.tiles[chosen]]).float()
+    feature_sd = vectors.std(0, correction=0)
+    feature_sd = torch.where(feature_sd > 1e-6, feature_sd, 1.0)
+    return Standardisation(vectors.mean(0), feature_sd, float(dataset.area[cells].nanmean()))

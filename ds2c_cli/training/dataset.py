@@ -1,4 +1,4 @@
-"""Samples become bags: cells sorted by spot, their embeddings in memory, gathered a batch at a time."""
+"""Samples become a data set of spots: cells sorted by spot, their embeddings in memory, gathered a batch at a time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..cache.store import Cache
 from ..choices import Features
 from ..embeddings.superpixels import Superpixels, joined, load_superpixels, positions
 from ..embeddings.tiles import embeddings_of
-from ..models.batch import Bag
+from ..models.batch import SpotBatch
 from ..project import Sample
 from ..records import EncoderDescription
 
 
 @dataclass(frozen=True)
-class Bags:
+class SpotDataset:
     """The spots of one or more samples with their cells, flat; `batch` gathers any of them without a loop."""
 
     cells: torch.Tensor  # (C, d) sorted by spot; float16 as cached, float32 once standardised
@@ -40,7 +40,7 @@ class Bags:
         """Bytes of the embeddings."""
         return (self.superpixels.features if self.superpixels else self.cells).nbytes + self.tiles.nbytes
 
-    def to(self, device: torch.device) -> Bags:
+    def to(self, device: torch.device) -> SpotDataset:
         """All tensors on a device."""
         tensors = ("cells", "area", "inside", "start", "tiles", "around")
         moved = replace(self, **{name: getattr(self, name).to(device) for name in tensors})
@@ -50,20 +50,20 @@ class Bags:
         """Of the cells of these spots: their rows (c,), and which of `spots` each belongs to (c,)."""
         return positions(self.start, spots)
 
-    def batch(self, spots: torch.Tensor) -> Bag:
-        """The bag of these spots (s,), each with all its cells and the tiles it sees."""
+    def batch(self, spots: torch.Tensor) -> SpotBatch:
+        """Gather these spots (s,), each with all its cells and the tiles it sees."""
         cell, spot_of = self.cell_index(spots)
         around = self.around[spots]
         seen, row = torch.unique(torch.cat([spots, around[around >= 0]]), return_inverse=True)
         compact = torch.full_like(around, -1)
         compact[around >= 0] = row[len(spots) :]
-        return Bag(
+        return SpotBatch(
             self.cells[cell], self.area[cell], spot_of, self.inside[cell], self.tiles[seen], row[: len(spots)], compact,
             self.superpixels.batch(spots, cell) if self.superpixels else None,
         )  # fmt: skip
 
 
-def load_bags(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescription, outside: bool) -> Bags:
+def load_dataset(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescription, outside: bool) -> SpotDataset:
     """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells.
 
     `encoder` is the encoder's description.
@@ -75,7 +75,7 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescripti
     cells = np.cumsum([0] + [len(part.cells) for part in parts])
     shifted = [torch.where(part.around >= 0, part.around + int(n), -1) for part, n in zip(parts, spots, strict=False)]
     starts = [part.start[:-1] + int(n) for part, n in zip(parts, cells, strict=False)]
-    return Bags(
+    return SpotDataset(
         torch.cat([part.cells for part in parts]),
         torch.cat([part.area for part in parts]),
         torch.cat([part.inside for part in parts]),
@@ -88,10 +88,10 @@ def load_bags(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescripti
     )
 
 
-def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: bool) -> Bags:
+def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: bool) -> SpotDataset:
     cells = sample.cells
     context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
-    rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is in no bag
+    rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is left out
     rows = rows[np.argsort(context[rows], kind="stable")]
     spot_boxes = sample.spot_boxes()
     start = np.searchsorted(context[rows], np.arange(len(spot_boxes) + 1))
@@ -107,7 +107,7 @@ def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: boo
         boxes = np.concatenate([sample.cell_boxes()[rows], spot_boxes])
         vectors = embeddings_of(sample, boxes, cache=cache, encoder=encoder)
         superpixels = None
-    return Bags(
+    return SpotDataset(
         torch.from_numpy(vectors[: len(rows)]),
         torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),
         torch.from_numpy(inside[rows]),

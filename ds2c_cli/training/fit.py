@@ -16,16 +16,16 @@ from torch.optim.swa_utils import AveragedModel
 from ..device import has_room, multiplies_bfloat16
 from ..errors import InputError
 from ..models import SpotModel
-from ..models.base import Measured
+from ..models.base import SpotLabels
 from ..progress import Progress, silent
 from ..settings import Training
-from .dataset import Bags
+from .dataset import SpotDataset
 from .labels import Labels
 
 
 def fit(
     model: SpotModel,
-    bags: Bags,
+    dataset: SpotDataset,
     *,
     labels: Labels,
     learn: np.ndarray,
@@ -41,8 +41,8 @@ def fit(
 
     Args:
         model: with its first weights; it ends on the CPU.
-        bags: standardised.
-        labels: of all spots of the bags.
+        dataset: standardised.
+        labels: of all spots of the dataset.
         learn: (n,) rows of spots to learn from.
         stop: (m,) rows of spots that stop the training.
         settings: complete, as `with_own_defaults` makes them.
@@ -52,21 +52,21 @@ def fit(
     Returns: the loss on `learn` and on `stop` of every epoch, (epochs, 2).
     """
     model.to(device)
-    bags = bags.to(device) if has_room(device, bags.size) else bags
+    dataset = dataset.to(device) if has_room(device, dataset.size) else dataset
     if has_room(device, labels.spots.counts.nbytes):
         labels = replace(labels, spots=labels.spots.to(device))
     learned_rows, stopped_rows = torch.from_numpy(learn), torch.from_numpy(stop)
-    model.start_at(labels.spots.at(learned_rows), _cells_a_spot(bags, learn))  # no epoch is spent on genes' means
-    size = _spots_a_batch(bags, labels, learn, settings)
+    model.start_at(labels.spots.at(learned_rows), _cells_per_spot(dataset, learn))  # no epoch is spent on genes' means
+    size = _spots_per_batch(dataset, labels, learn, settings)
     average = AveragedModel(model, avg_fn=_moving_average(model.averaged))
     judged = cast(SpotModel, average.module)
     learner = _learner(model, average, settings=settings, device=device)
     best, best_state, history = float("inf"), model.state_dict(), []
     began = time.perf_counter()
     for epoch in range(settings.epochs):
-        learned = one_pass(model.train(), bags, labels=labels, spots=learned_rows, size=size, learner=learner)
+        learned = one_pass(model.train(), dataset, labels=labels, spots=learned_rows, size=size, learner=learner)
         with torch.inference_mode():
-            stopped = one_pass(judged.eval(), bags, labels=labels, spots=stopped_rows, size=size)
+            stopped = one_pass(judged.eval(), dataset, labels=labels, spots=stopped_rows, size=size)
         history.append((learned, stopped))
         if not np.isfinite(stopped):
             raise InputError("the loss is not a number any more", "Lower --learning-rate.")
@@ -79,8 +79,8 @@ def fit(
             progress(f"train {settings.model}", settings.epochs, settings.epochs, facts)
             break
     model.load_state_dict(best_state)
-    parts = stopped_rows.to(bags.tiles.device).split(size)
-    model.eval().settle((bags.batch(rows).to(device), labels.spots.at(rows).to(device)) for rows in parts)
+    parts = stopped_rows.to(dataset.tiles.device).split(size)
+    model.eval().settle((dataset.batch(rows).to(device), labels.spots.at(rows).to(device)) for rows in parts)
     model.to("cpu")
     return np.array(history)
 
@@ -103,7 +103,7 @@ def _learner(model: SpotModel, average: AveragedModel, *, settings: Training, de
 
 def one_pass(
     model: SpotModel,
-    bags: Bags,
+    dataset: SpotDataset,
     *,
     labels: Labels,
     spots: torch.Tensor,
@@ -114,8 +114,8 @@ def one_pass(
 
     Args:
         model: on the device that computes.
-        bags: standardised.
-        labels: of all spots of the bags.
+        dataset: standardised.
+        labels: of all spots of the dataset.
         spots: (n,) rows.
         size: spots per batch.
         learner: none to judge the model as it is.
@@ -125,15 +125,15 @@ def one_pass(
     order = spots[torch.randperm(len(spots), generator=learner.generator)] if learner else spots
     total, number = 0.0, 0
     device = next(model.parameters()).device
-    for rows in order.to(bags.tiles.device).split(size):
-        bag = bags.batch(rows).to(device)
+    for rows in order.to(dataset.tiles.device).split(size):
+        batch = dataset.batch(rows).to(device)
         found = labels.spots.at(rows).to(device)
         if labels.cells is not None:
-            cells, spot_of = bags.cell_index(rows)
+            cells, spot_of = dataset.cell_index(rows)
             found = _of_cells(labels.cells, cells, found.at(spot_of.to(device)))
         mixed = learner is not None and learner.mixed
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):  # left at every step: it keeps cast weights
-            loss = model.loss(bag, found)
+            loss = model.loss(batch, found)
         if learner is not None:
             learner.optimiser.zero_grad()
             loss.backward()
@@ -154,18 +154,18 @@ def _moving_average(steps: int) -> Callable[[torch.Tensor, torch.Tensor, torch.T
     return lambda mean, value, number: mean.lerp(value, max(1 / steps, 1 / (int(number) + 1)))
 
 
-def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: Measured) -> Measured:
+def _of_cells(counts: sparse.csr_matrix, cells: torch.Tensor, spots: SpotLabels) -> SpotLabels:
     """Put the counts of single cells (rows of `counts`) in place of those of their spots, whose totals stay."""
     rows = counts[cells.cpu().numpy()].toarray().astype(np.float32)
     return replace(spots, counts=torch.from_numpy(rows).to(spots.counts.device))
 
 
-def _cells_a_spot(bags: Bags, spots: np.ndarray) -> float:
-    return float((bags.start[spots + 1] - bags.start[spots]).float().mean())
+def _cells_per_spot(dataset: SpotDataset, spots: np.ndarray) -> float:
+    return float((dataset.start[spots + 1] - dataset.start[spots]).float().mean())
 
 
-def _spots_a_batch(bags: Bags, labels: Labels, learn: np.ndarray, settings: Training) -> int:
+def _spots_per_batch(dataset: SpotDataset, labels: Labels, learn: np.ndarray, settings: Training) -> int:
     """The paper's 256 spots; as many cells where single cells are the labels."""
     if labels.cells is None:
         return settings.batch_spots
-    return max(1, round(settings.batch_spots / _cells_a_spot(bags, learn)))
+    return max(1, round(settings.batch_spots / _cells_per_spot(dataset, learn)))

@@ -12,9 +12,9 @@ from scipy import sparse
 from ..errors import InputError
 from ..expression import MIN_SEEN, order_by_variability, seen_in, select_genes, shared_panel
 from ..io.counts import Counts
-from ..models.base import Measured
+from ..models.base import SpotLabels
 from ..project import Sample
-from .dataset import Bags
+from .dataset import SpotDataset
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class GenePanel:
 class Labels:
     """What is learned: the spots' counts; for the ceiling also their cells' counts."""
 
-    spots: Measured
-    cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the bags' cells
+    spots: SpotLabels
+    cells: sparse.csr_matrix | None = None  # (C, G) raw counts, in the order of the data set's cells
 
 
 def gene_panel(learned: Sequence[Sample], held_out: Sequence[Sample], *, most: int) -> GenePanel:
@@ -85,21 +85,23 @@ def usable_spots(samples: Sequence[Sample], counts: Sequence[sparse.csr_matrix])
     return np.concatenate([on_cells(sample) & some for sample, some in zip(samples, counted, strict=True)])
 
 
-def labels_of(samples: Sequence[Sample], panel: GenePanel, *, bags: Bags, usable: np.ndarray, of_cells: bool) -> Labels:
+def labels_of(
+    samples: Sequence[Sample], panel: GenePanel, *, dataset: SpotDataset, usable: np.ndarray, of_cells: bool
+) -> Labels:
     """Make the labels of all samples' spots, and with `of_cells` those of their cells, which have true counts.
 
     Args:
         samples: in the order of their spots.
         panel: of these samples.
-        bags: of these samples, whose order the cells have.
+        dataset: of these samples, whose order the cells have.
         usable: (S,) the spots that depths are measured on.
         of_cells: whether single cells are learned from.
     """
     spots = spot_labels(panel.counts, usable=usable)
-    return Labels(spots, cell_labels(samples, panel.genes, bags=bags) if of_cells else None)
+    return Labels(spots, cell_labels(samples, panel.genes, dataset=dataset) if of_cells else None)
 
 
-def spot_labels(counts: Sequence[sparse.csr_matrix], *, usable: np.ndarray) -> Measured:
+def spot_labels(counts: Sequence[sparse.csr_matrix], *, usable: np.ndarray) -> SpotLabels:
     """Put the counts of all samples' spots together, with the depth of each sample, the median total of usable spots.
 
     Args:
@@ -113,19 +115,19 @@ def spot_labels(counts: Sequence[sparse.csr_matrix], *, usable: np.ndarray) -> M
     for i in range(len(counts)):
         of_sample = (sample_of == i) & usable
         depth[of_sample] = np.median(totals[of_sample]) if of_sample.any() else 1.0
-    return Measured(
+    return SpotLabels(
         torch.from_numpy(matrix.toarray().astype(np.float32)),
         torch.from_numpy(totals.astype(np.float32)).unsqueeze(1),
         torch.from_numpy(depth.astype(np.float32)).unsqueeze(1),
     )
 
 
-def cell_labels(samples: Sequence[Sample], genes: Sequence[str], *, bags: Bags) -> sparse.csr_matrix:
-    """Read the true counts (C, G) of the cells in the order of the bags."""
+def cell_labels(samples: Sequence[Sample], genes: Sequence[str], *, dataset: SpotDataset) -> sparse.csr_matrix:
+    """Read the true counts (C, G) of the cells in the order of the dataset."""
     cells, first = [], 0
     for i, sample in enumerate(samples):
         truth = sample.cell_counts()
-        last = int(bags.start[np.flatnonzero(bags.sample == i)[-1] + 1])
-        cells.append(select_genes(truth.matrix, truth.genes, genes)[bags.cell_row[first:last]])
+        last = int(dataset.start[np.flatnonzero(dataset.sample == i)[-1] + 1])
+        cells.append(select_genes(truth.matrix, truth.genes, genes)[dataset.cell_row[first:last]])
         first = last
     return sparse.vstack(cells).tocsr()

@@ -22,7 +22,7 @@ from ..records import CheckpointInfo, EmbeddingRecord, EncoderUsed
 from ..settings import Training
 from ..workspace import Workspace
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
-from .dataset import load_bags
+from .dataset import load_dataset
 from .fit import fit, uses_mixed_precision
 from .folds import folds_of, split_spots
 from .labels import gene_panel, labels_of, usable_spots
@@ -76,19 +76,19 @@ def train(
     began = time.perf_counter()
     cache = Cache(workspace.cache, encoder.fingerprint, encoder.description.dimension)
     check_shards(workspace.project, samples, cache=cache, encoder=encoder)
-    bags = load_bags(samples, cache, encoder.description, outside=False)
+    dataset = load_dataset(samples, cache, encoder.description, outside=False)
     panel = gene_panel(learned, held, most=settings.genes)
     usable = usable_spots(samples, panel.counts)
-    labels = labels_of(samples, panel, bags=bags, usable=usable, of_cells=settings.model == CELL_SUPERVISED)
+    labels = labels_of(samples, panel, dataset=dataset, usable=usable, of_cells=settings.model == CELL_SUPERVISED)
     learn, stop = split_spots(learned, held, seed=settings.seed, usable=usable)
     done = Trained(path, spots=len(learn), held_out=len(stop), genes=len(panel.genes))
     if dry_run:
         return done
-    scale = standardisation(bags, learn)
+    scale = standardisation(dataset, learn)
     torch.manual_seed(settings.seed)
     model = build_model(settings, dimension=scale.dimension, genes=len(panel.genes))
     history = fit(
-        model, scale.of(bags), labels=labels, learn=learn, stop=stop, settings=settings, device=where,
+        model, scale.of(dataset), labels=labels, learn=learn, stop=stop, settings=settings, device=where,
         progress=workspace.progress,
     )  # fmt: skip
     best = int(np.argmin(history[:, 1]))
