@@ -21,9 +21,8 @@ from ds2c_cli.cache.store import Cache, tile_keys
 from ds2c_cli.embeddings.embed import embed
 from ds2c_cli.embeddings.tiles import plan, tiles_of
 from ds2c_cli.encoders.specification import Specification, specify
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.settings import Embedding
-from ds2c_cli.workspace import Workspace
 
 COLD, WARM = "files not in the page cache", "once more"
 

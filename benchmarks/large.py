@@ -23,10 +23,9 @@ from ds2c_cli.choices import Pooling
 from ds2c_cli.files import write_record
 from ds2c_cli.geometry import Lattice, square_tiles
 from ds2c_cli.io.cells import read_cells
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.records import CheckpointInfo, EncoderDescription, EncoderUsed, SampleRecord
 from ds2c_cli.settings import Embedding, Geometry, Training
-from ds2c_cli.workspace import Workspace
 
 VERTICES = 24
 PITCH = 30  # pixels from cell to cell

@@ -22,7 +22,7 @@ from ds2c_cli.evaluation.baselines import BASELINES
 from ds2c_cli.evaluation.metrics import Moments, centred_by
 from ds2c_cli.expression import log_share
 from ds2c_cli.prediction.inference import Inference
-from ds2c_cli.project import Project, Sample
+from ds2c_cli.project import Project, Sample, default_cache
 from ds2c_cli.records import CheckpointInfo, EncoderUsed
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
@@ -31,7 +31,6 @@ from ds2c_cli.training.fit import fit
 from ds2c_cli.training.folds import split_spots
 from ds2c_cli.training.labels import gene_panel, labels_of, usable_spots
 from ds2c_cli.training.train import CELL_SUPERVISED, with_own_defaults
-from ds2c_cli.workspace import default_cache
 
 
 def top100(truth: np.ndarray, prediction: np.ndarray) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .embeddings.embed import embed
     from .evaluation.evaluate import evaluate
@@ -12,14 +14,11 @@ if TYPE_CHECKING:
     from .plotting.plot import plot
     from .prediction.file import read_prediction
     from .prediction.predict import predict
-    from .project import Project
+    from .project import Project, Workspace
     from .samples.prepare import prepare
     from .samples.sources import Sources
     from .settings import Embedding, Geometry, Training
     from .training.train import train
-    from .workspace import Workspace
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Embedding",
@@ -28,6 +27,7 @@ __all__ = [
     "Sources",
     "Training",
     "Workspace",
+    "__version__",
     "embed",
     "evaluate",
     "export",
@@ -45,7 +45,7 @@ _HOME = {
     "Project": "project",
     "Sources": "samples.sources",
     "Training": "settings",
-    "Workspace": "workspace",
+    "Workspace": "project",
     "embed": "embeddings.embed",
     "evaluate": "evaluation.evaluate",
     "export": "exporting.export",

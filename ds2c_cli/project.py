@@ -1,4 +1,4 @@
-"""The project directory: its paths, settings, samples and provenance; every file is replaced whole."""
+"""The project directory (paths, settings, samples, provenance), and the workspace that steps share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from .files import parse_record, read_record, version_of, write_record
 from .geometry import Lattice, pixel_boxes
 from .io.counts import Counts, read_counts
 from .io.outlines import read_outlines
+from .progress import Progress, silent
 from .records import EmbeddingRecord, EncoderUsed, SampleRecord
 from .settings import DEFAULT_ENCODER, Embedding, Geometry, Section, Training, resolve
 
@@ -248,3 +249,32 @@ class Project:
             for path in self.root.glob(f"{schema.EMBEDDINGS_FOLDER}/*.json")
         ]
         return sorted(entries, key=lambda entry: entry.recorded, reverse=True)
+
+
+def default_cache() -> Path:
+    """Name the cache's folder: `DS2C_CACHE`, else ds2c in the user's cache directory."""
+    if root := os.environ.get("DS2C_CACHE"):
+        return Path(root).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ds2c"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Everything that steps share and pass on.
+
+    Args:
+        project: The project directory.
+        cache: The folder of embeddings, for every run and project.
+        device: auto, cpu, cuda, or CUDA devices with commas between them: cuda:0,cuda:1.
+        progress: Called with how far a step is.
+    """
+
+    project: Project
+    cache: Path = field(default_factory=default_cache)
+    device: str = "auto"
+    progress: Progress = silent
+
+    @classmethod
+    def of(cls, subject: Project | Workspace) -> Workspace:
+        """Make a workspace of a project with the defaults of all else; a workspace stays as it is."""
+        return subject if isinstance(subject, Workspace) else cls(subject)

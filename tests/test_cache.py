@@ -27,7 +27,7 @@ from ds2c_cli.cache import store as module
 from ds2c_cli.cache.segments import PACK, SlideName
 from ds2c_cli.cache.store import Cache, Damage, MissingEmbeddings, tile_keys
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
-from ds2c_cli.workspace import default_cache
+from ds2c_cli.project import default_cache
 
 DIMENSION = 24
 SLIDE = SlideName("slide", "/data/slide.tif")

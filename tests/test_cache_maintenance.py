@@ -21,8 +21,8 @@ from ds2c_cli.cache.segments import PACK, SlideName, salvage
 from ds2c_cli.cache.store import Cache
 from ds2c_cli.cache.transfer import export_slide, import_slide
 from ds2c_cli.errors import InputError, UsageError
+from ds2c_cli.project import Workspace
 from ds2c_cli.settings import Embedding, Geometry
-from ds2c_cli.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("scratch")
 

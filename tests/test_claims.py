@@ -19,11 +19,10 @@ from ds2c_cli.cache.store import Cache
 from ds2c_cli.embeddings import pipeline
 from ds2c_cli.embeddings.embed import Embedded, embed
 from ds2c_cli.embeddings.tiles import BLOCK_TILES, plan, tiles_of
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry
-from ds2c_cli.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("scratch")
 COLOUR = Embedding(encoder="colour")

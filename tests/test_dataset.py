@@ -20,13 +20,12 @@ from ds2c_cli.models.batch import segment_sum
 from ds2c_cli.prediction import inference
 from ds2c_cli.prediction.deconvolve import share_out
 from ds2c_cli.prediction.inference import Inference
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.training.dataset import SpotDataset, load_dataset
-from ds2c_cli.workspace import Workspace
 
 D, G = 5, 7
 

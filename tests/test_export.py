@@ -37,12 +37,11 @@ from ds2c_cli.io.cells import read_cells
 from ds2c_cli.io.outlines import write_outlines
 from ds2c_cli.io.slides import open_slide
 from ds2c_cli.prediction.predict import predict
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.train import train
-from ds2c_cli.workspace import Workspace
 
 matplotlib.use("Agg")
 QUPATH_ID = "8c1d7a52-4f0e-4c62-9f52-0b1f4b6f3d11"

@@ -21,12 +21,11 @@ from ds2c_cli.geometry import array_neighbours
 from ds2c_cli.io import hest as hest_module
 from ds2c_cli.io.cells import read_cells
 from ds2c_cli.io.hest import download_hest, open_hest
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.manifest import hest_requests, prepare_all
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Geometry
-from ds2c_cli.workspace import Workspace
 
 MPP = 0.5  # of the painted slides
 BY_CENTROID = Geometry(membership="centroid")

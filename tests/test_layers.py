@@ -18,29 +18,25 @@ PACKAGE = Path(__file__).parents[1] / "ds2c_cli"
 # Bottom to top. A module imports from its own folder, or from a folder or file of a lower level; a new one is given a
 # level here.
 LAYERS = (
-    ("ds2c_cli", "choices", "schema", "progress", "errors"),
-    ("files", "settings"),
-    ("expression", "geometry", "device"),
+    ("version", "choices", "schema", "progress", "errors"),
+    ("files", "settings", "expression", "device"),
+    ("geometry", "cache"),
     ("records", "io"),
-    ("project",),
-    ("workspace",),
-    ("cache",),
-    ("encoders",),
-    ("models",),
-    ("samples",),
-    ("embeddings",),
+    ("project", "encoders"),
+    ("models", "samples", "embeddings"),
     ("training",),
     ("prediction",),
     ("plotting", "exporting"),
     ("evaluation",),
     ("benchmark", "demo", "doctor"),
-    ("cli", "__main__"),
+    ("cli", "ds2c_cli"),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # What a pure module may import from outside the standard library.
 MAY_IMPORT = {
-    **{name: set() for name in ("__init__", "__main__", "choices", "progress", "errors")},
+    **{name: set() for name in ("__init__", "__main__", "version", "choices", "progress", "errors")},
     **{name: {"pydantic"} for name in ("schema", "settings", "files", "records")},
     "expression": {"numpy", "scipy", "skmisc"},
     "evaluation.metrics": {"numpy"},
@@ -71,7 +67,7 @@ def layer_of(module: str) -> int:
 def inner_imports(module: str) -> Iterator[str]:
     """The modules of the package that a module imports, at the top or in a function, as keys of FILES."""
     folder = module.split(".")[:-1]
-    for node in ast.walk(TREES[module]) if module != "__init__" else ():  # the public API is imported when it is used
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             absolute = [name.name.split(".") for name in node.names if name.name.split(".")[0] == "ds2c_cli"]
             yield from (known([parts[1:]]) for parts in absolute)

@@ -13,10 +13,9 @@ from PIL import Image
 from test_io_visium import write_visium
 
 from ds2c_cli.errors import InputError
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.manifest import prepare_all, read_manifest
 from ds2c_cli.settings import Geometry
-from ds2c_cli.workspace import Workspace
 
 BY_CENTROID = Geometry(membership="centroid")
 

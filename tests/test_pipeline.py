@@ -24,11 +24,10 @@ from ds2c_cli.encoders.preprocessing import pack
 from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import Ds2cError, InputError, Stopped
 from ds2c_cli.io.slides import blocks_of, open_slide
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry
-from ds2c_cli.workspace import Workspace
 
 COLOUR = Embedding(encoder="colour")
 

@@ -19,13 +19,12 @@ from ds2c_cli.encoders.specification import specify
 from ds2c_cli.errors import InputError, UsageError
 from ds2c_cli.models.base import SpotLabels
 from ds2c_cli.models.scstgcn import mean_around
-from ds2c_cli.project import Project
+from ds2c_cli.project import Project, Workspace
 from ds2c_cli.samples.prepare import prepare
 from ds2c_cli.samples.sources import Sources
 from ds2c_cli.settings import Embedding, Geometry, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from ds2c_cli.training.dataset import load_dataset
-from ds2c_cli.workspace import Workspace
 
 SIDE, MPP = 14, 0.5
 PX = 16  # 8 um

@@ -12,12 +12,11 @@ from made import encoder_description
 from scipy import sparse
 
 from ds2c_cli.errors import InputError, UsageError
-from ds2c_cli.project import Project, must_run
+from ds2c_cli.project import Project, Workspace, must_run
 from ds2c_cli.records import EncoderUsed
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.labels import spot_labels, usable_spots
 from ds2c_cli.training.train import _recipe_of, train_folds
-from ds2c_cli.workspace import Workspace
 
 
 @pytest.fixture

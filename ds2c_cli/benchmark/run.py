@@ -14,12 +14,11 @@ from ..evaluation.evaluate import predicted
 from ..evaluation.scoring import Row, Scored, score
 from ..files import write_json
 from ..prediction.inference import MeanOfNetworks
-from ..project import Sample
+from ..project import Sample, Workspace
 from ..records import EmbeddingRecord
 from ..samples.manifest import prepare_all
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.train import Trained, train
-from ..workspace import Workspace
 from .costs import StepCosts
 from .jobs import Job, Recipes, embedding_name, encoders_file, fingerprints_in, folder_of, has_ensembles, jobs
 from .plan import Benchmark

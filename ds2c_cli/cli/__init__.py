@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import __version__
 from ..errors import Stopped, UsageError
+from ..version import __version__
 from . import benchmark, cache, demo, doctor, embed, encoders, evaluate, export, plot, predict, prepare, train
 from .console import console
 from .panels import PanelCommand

@@ -17,8 +17,7 @@ from .console import console
 from .panels import ENCODER, RUN
 
 if TYPE_CHECKING:
-    from ..project import Project
-    from ..workspace import Workspace
+    from ..project import Project, Workspace
 
 ProjectOption = Annotated[
     Path,
@@ -103,14 +102,14 @@ class Session:
     @property
     def cache(self) -> Path:
         """Name the folder of embeddings: the one given, else the default."""
-        from ..workspace import default_cache
+        from ..project import default_cache
 
         return self.given_cache or default_cache()
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
         """Open the workspace, and show how far its steps are until the block ends."""
-        from ..workspace import Workspace
+        from ..project import Workspace
 
         with console.progress() as tell:
             yield Workspace(self.project, cache=self.cache, device=self.device, progress=tell)

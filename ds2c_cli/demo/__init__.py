@@ -10,12 +10,11 @@ from ..evaluation.evaluate import Evaluated, evaluate
 from ..evaluation.report import write_report
 from ..prediction.predict import predict
 from ..progress import Progress, silent
-from ..project import Project
+from ..project import Project, Workspace
 from ..samples.prepare import prepare
 from ..samples.sources import Sources
 from ..settings import Embedding, Geometry, Training
 from ..training.train import train
-from ..workspace import Workspace
 from .tissue import SLIDE_FILE, paint_sample
 
 DONORS = {"donor_a": 1, "donor_b": 2}  # the seed each slide is painted from

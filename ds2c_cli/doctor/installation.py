@@ -9,7 +9,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from .. import __version__
+from ..version import __version__
 from .answers import Answer, Asked, one_line
 
 PYTHON = (3, 11)  # pyproject.toml

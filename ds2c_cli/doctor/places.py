@@ -105,7 +105,7 @@ def _file_system(folder: Path) -> str:
 
 def cache_directory(asked: Asked) -> Answer:
     """Check that the cache can be written to, and has room; it takes no locks, so a network file system will do."""
-    from ..workspace import default_cache
+    from ..project import default_cache
 
     place = place_of(asked.cache or default_cache())
     elsewhere = "choose another with --cache or DS2C_CACHE."

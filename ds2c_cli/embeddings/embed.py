@@ -12,10 +12,9 @@ from ..device import devices_of
 from ..encoders.specification import Specification, specify
 from ..errors import Ds2cError, InputError, WeightsError
 from ..progress import Progress
-from ..project import Project
+from ..project import Project, Workspace
 from ..records import EncoderUsed
 from ..settings import DEFAULT_ENCODER, Embedding
-from ..workspace import Workspace
 from .pipeline import encode_blocks, encode_on_devices
 from .tiles import Block, plan
 

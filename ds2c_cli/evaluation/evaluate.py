@@ -14,12 +14,11 @@ from ..errors import InputError, UsageError
 from ..files import recipe_hash, replacing, write_json
 from ..prediction.file import PredictionFile
 from ..prediction.inference import Inference, PredictedCells, by_spots, cache_for, check_fit
-from ..project import Project, Sample
+from ..project import Project, Sample, Workspace
 from ..records import CheckpointInfo
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.dataset import load_dataset
 from ..training.train import CELL_SUPERVISED
-from ..workspace import Workspace
 from .scoring import Painted, Scored, score
 
 

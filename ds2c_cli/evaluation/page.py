@@ -12,8 +12,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from .. import __version__
 from ..files import replacing
+from ..version import __version__
 
 TEMPLATES = Path(__file__).parent / "templates"
 Value = str | int | float | None

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import __version__, schema
+from .. import schema
 from ..choices import ExportFormat
 from ..errors import InputError, UsageError
 from ..files import recipe_hash, replacing, replacing_folder
 from ..progress import silent
-from ..project import Project, must_run
-from ..workspace import Workspace
+from ..project import Project, Workspace, must_run
+from ..version import __version__
 from .anndata_zarr import made_from as zarr_made_from
 from .anndata_zarr import write_anndata_zarr
 from .classes import classes_of

@@ -19,8 +19,7 @@ from ..expression import find_genes, log_share
 from ..files import replacing
 from ..io.slides import Slide, open_slide
 from ..prediction.file import PredictionFile
-from ..project import Project, Sample
-from ..workspace import Workspace
+from ..project import Project, Sample, Workspace
 from .drawing import colour_bar, paint_cells, paint_spots, scale_bar, scale_of, show_slide
 
 ENLARGED_UM = 400.0  # side of the part that is enlarged

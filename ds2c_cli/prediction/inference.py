@@ -13,11 +13,10 @@ from ..device import device_of
 from ..embeddings.embed import Embedded, embed
 from ..embeddings.tiles import tiles_of
 from ..progress import Progress, silent
-from ..project import Sample
+from ..project import Sample, Workspace
 from ..schema import TARGET_SUM
 from ..training.checkpoint import Checkpoint
 from ..training.dataset import SpotDataset
-from ..workspace import Workspace
 
 CELLS_AT_ONCE = 8192
 MOST_HELD = 150_000_000  # predictions, cells by genes, kept in memory for the second time they are needed

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import __version__, schema
+from .. import schema
 from ..cache.store import Cache
 from ..choices import Mode
 from ..embeddings.embed import Embedded
@@ -19,12 +19,12 @@ from ..expression import select_genes
 from ..files import recipe_hash, replacing
 from ..models import SpotModel
 from ..progress import Progress
-from ..project import Project, Sample, must_run
+from ..project import Project, Sample, Workspace, must_run
 from ..records import CheckpointUsed, PredictionInfo, SampleUsed
 from ..schema import TARGET_SUM
 from ..training.checkpoint import Checkpoint, load_checkpoint
 from ..training.dataset import load_dataset
-from ..workspace import Workspace
+from ..version import __version__
 from .deconvolve import Deconvolution
 from .file import MatrixOnDisk, create_predictions, recorded_recipe, write_column
 from .inference import Inference, PredictedCells, cache_for, check_fit, held_where_small

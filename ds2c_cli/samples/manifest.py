@@ -13,8 +13,8 @@ from ..io.counts import READERS as COUNT_READERS
 from ..io.hest import hest_ids, open_hest
 from ..io.spatialdata import is_spatialdata
 from ..io.tables import TABLES, column_names, listed, read_columns, suffix_of
+from ..project import Workspace
 from ..settings import Geometry
-from ..workspace import Workspace
 from .inputs import SampleInputs
 from .prepare import Prepared, prepare, sample_name
 from .sources import Sources

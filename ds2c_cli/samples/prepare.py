@@ -9,9 +9,8 @@ from pathlib import Path
 from .. import schema
 from ..errors import UsageError
 from ..io.tissue import TissueMask, tissue_mask
-from ..project import Project, must_run
+from ..project import Project, Workspace, must_run
 from ..settings import Geometry
-from ..workspace import Workspace
 from .checks import check
 from .ingest import read
 from .inputs import SampleInputs

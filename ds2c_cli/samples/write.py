@@ -10,7 +10,7 @@ import pandas as pd
 import shapely
 from scipy import sparse
 
-from .. import __version__, schema
+from .. import schema
 from ..files import replacing, write_record
 from ..geometry import cell_tiles, square_tiles
 from ..io.counts import Counts
@@ -18,6 +18,7 @@ from ..io.outlines import write_outlines
 from ..io.slides import Slide
 from ..io.tissue import TissueMask
 from ..records import SampleRecord
+from ..version import __version__
 from .material import Material
 from .overlay import draw_overlay
 from .place import Placed

@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import __version__
 from ..cache.store import Cache
 from ..device import device_of
 from ..embeddings.tiles import check_shards
 from ..errors import InputError, UsageError
 from ..files import recipe_hash
 from ..models import MODELS
-from ..project import Project, Sample, must_run
+from ..project import Project, Sample, Workspace, must_run
 from ..records import CheckpointInfo, EmbeddingRecord, EncoderUsed
 from ..settings import Training
-from ..workspace import Workspace
+from ..version import __version__
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
 from .dataset import load_dataset
 from .fit import fit, uses_mixed_precision
