@@ -112,7 +112,7 @@ def painted_pixels(outline, values):
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 100), ylim=(100, 0))
     axes.axis("off")
-    paint_cells(axes, np.array(outline), np.array(values, float), Normalize(0, 1, clip=True), mpp=1.0)
+    paint_cells(axes, np.array(outline), np.array(values, float), scale=Normalize(0, 1, clip=True), mpp=1.0)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[:, :, :3]
 

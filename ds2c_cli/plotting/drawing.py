@@ -22,7 +22,7 @@ POINT_UM = 8.0  # diameter of the mark for a cell that is only a point
 
 
 def show_slide(
-    axes: Axes, slide: Slide, window: tuple[float, float, float, float], longest: int, faint: bool = False
+    axes: Axes, slide: Slide, *, window: tuple[float, float, float, float], longest: int, faint: bool = False
 ) -> None:
     """Draw a window (x, y, width, height in level-0 pixels) at most about `longest` pixels long; `faint` for what is
     painted over.
@@ -41,18 +41,18 @@ def show_slide(
     axes.set(xlim=(x, x + width), ylim=(y + height, y), xticks=[], yticks=[], aspect="equal")
 
 
-def paint_cells(axes: Axes, outline: np.ndarray, values: np.ndarray, scale: Normalize, mpp: float) -> None:
+def paint_cells(axes: Axes, outline: np.ndarray, values: np.ndarray, *, scale: Normalize, mpp: float) -> None:
     """Fill outlines (n,) by their values (n,), NaN in grey; a point is a disc of 8 um."""
     colours = _colours(values, scale)
     points = shapely.get_type_id(outline) == shapely.GeometryType.POINT
     if points.any():
-        paint_discs(axes, shapely.get_coordinates(outline[points]), POINT_UM / mpp, colours[points])
+        paint_discs(axes, shapely.get_coordinates(outline[points]), diameter=POINT_UM / mpp, colours=colours[points])
     if not points.all():
         shapes = [_outline_of(shape) for shape in shapely.normalize(outline[~points])]
         axes.add_collection(PathCollection(shapes, facecolors=colours[~points], linewidths=0), autolim=False)
 
 
-def paint_discs(axes: Axes, centres: np.ndarray, diameter: float, colours: np.ndarray) -> None:
+def paint_discs(axes: Axes, centres: np.ndarray, *, diameter: float, colours: np.ndarray) -> None:
     """Fill discs of a diameter in pixels around centres (n, 2)."""
     size = np.full(len(centres), diameter)
     discs = EllipseCollection(
@@ -62,20 +62,20 @@ def paint_discs(axes: Axes, centres: np.ndarray, diameter: float, colours: np.nd
     axes.add_collection(discs, autolim=False)
 
 
-def paint_spots(axes: Axes, centres: np.ndarray, diameter: float, values: np.ndarray, scale: Normalize) -> None:
+def paint_spots(axes: Axes, centres: np.ndarray, values: np.ndarray, *, scale: Normalize, diameter: float) -> None:
     """Fill discs of a diameter in pixels around centres (n, 2) by their values (n,), NaN in grey."""
-    paint_discs(axes, centres, diameter, _colours(values, scale))
+    paint_discs(axes, centres, diameter=diameter, colours=_colours(values, scale))
 
 
 def scale_of(values: np.ndarray) -> Normalize:
-    """Colours from the 1st to the 99th percentile of the known values."""
+    """Scale colours from the 1st to the 99th percentile of the known values."""
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, PERCENTILES) if len(known) else (0.0, 1.0)
     return Normalize(low, max(high, low + 1e-6), clip=True)
 
 
 def colour_bar(figure: FigureBase, axes: Axes, values: np.ndarray) -> None:
-    """The colours of values, beside their axes; an end that also stands for values beyond it is pointed."""
+    """Draw the colours of values beside their axes; an end that also stands for values beyond it is pointed."""
     scale = scale_of(values)
     beyond = bool(np.nanmin(values, initial=np.inf) < scale.vmin), bool(np.nanmax(values, initial=-np.inf) > scale.vmax)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
@@ -84,7 +84,7 @@ def colour_bar(figure: FigureBase, axes: Axes, values: np.ndarray) -> None:
 
 
 def scale_bar(axes: Axes, pixel_um: float) -> None:
-    """A bar of a round length, about a fifth of the axes' width, in their lower left corner.
+    """Draw a bar of a round length, about a fifth of the axes' width, in their lower left corner.
 
     `pixel_um` is how many microns a unit of the axes is.
     """

@@ -94,7 +94,7 @@ def plot(
                     f"sample {sample.name} has neither counts nor a prediction", "Run `ds2c predict` first."
                 )
             find_genes(known, [gene])
-        figure = _draw(sample, slide, outline, gene, layers, window)
+        figure = _draw(sample, slide, outline=outline, gene=gene, layers=layers, window=window)
         plain = re.sub(r"[^\w.+-]", "_", gene)
         path = output or folder / f"{sample.name}-{plain}.png"
         with replacing(path) as part:
@@ -105,7 +105,7 @@ def plot(
 
 
 def _prediction(project: Project, sample: Sample, name: str) -> Path | None:
-    """The file of the prediction named, else of the latest, else none."""
+    """Find the file of the prediction named, else of the latest, else none."""
     if name:
         path = Path(name) if name.endswith(".h5ad") else project.predictions(name) / f"{sample.name}.h5ad"
         if not path.is_file():
@@ -153,7 +153,7 @@ def _pearson(truth: np.ndarray, predicted: np.ndarray) -> float | None:
 
 
 def _enlarged(sample: Sample, slide: Slide, window_um: Window | None) -> Window:
-    """The window in pixels: the one asked for, else around the cell nearest the middle of all."""
+    """Place the window, in pixels: the one asked for, else around the cell nearest the middle of all."""
     if window_um is not None:
         x, y, width, height = (value / sample.mpp for value in window_um)
         if min(width, height, x + width, y + height) <= 0 or x >= slide.width or y >= slide.height:
@@ -171,8 +171,9 @@ def _enlarged(sample: Sample, slide: Slide, window_um: Window | None) -> Window:
 
 
 def _draw(
-    sample: Sample, slide: Slide, outline: np.ndarray, gene: str, layers: Sequence[Layer], window: Window
+    sample: Sample, slide: Slide, *, outline: np.ndarray, gene: str, layers: Sequence[Layer], window: Window
 ) -> Figure:
+    """Draw the H&E and every layer beside it: the whole slide above, the window below."""
     whole: Window = (0, 0, slide.width, slide.height)
     aspect, n = slide.width / slide.height, len(layers) + 1
     strip = aspect > STRIP
@@ -186,25 +187,26 @@ def _draw(
     for part, place, rows in zip(parts, (whole, window), (n if strip else 1, 1), strict=True):
         axes_of = part.subplots(rows, n // rows, squeeze=False).ravel()
         for axes, layer in zip(axes_of, [None, *layers], strict=True):
-            show_slide(axes, slide, place, LONGEST, faint=layer is not None)
+            show_slide(axes, slide, window=place, longest=LONGEST, faint=layer is not None)
             if layer is None:
                 axes.set_title("H&E", fontsize=9)
                 scale_bar(axes, sample.mpp)
                 if place is whole:
                     axes.add_patch(Rectangle(window[:2], *window[2:], fill=False, edgecolor="black", linewidth=1))
                 continue
-            _paint(axes, sample, outline, layer, place)
+            _paint(axes, sample, outline=outline, layer=layer, place=place)
             axes.set_title(layer.title + (layer.about if place is whole else ""), fontsize=9, wrap=True)
             colour_bar(part, axes, layer.values)
     return figure
 
 
-def _paint(axes: Axes, sample: Sample, outline: np.ndarray, layer: Layer, place: Window) -> None:
+def _paint(axes: Axes, sample: Sample, *, outline: np.ndarray, layer: Layer, place: Window) -> None:
     """Paint what of a layer lies in a window."""
     scale, (x, y, width, height) = scale_of(layer.values), place
     if layer.of_spots:
         centres = sample.spots[["x", "y"]].to_numpy()
-        paint_spots(axes, centres, sample.geometry.in_microns(sample.mpp).spot_um / sample.mpp, layer.values, scale)
+        diameter = sample.geometry.in_microns(sample.mpp).spot_um / sample.mpp
+        paint_spots(axes, centres, layer.values, scale=scale, diameter=diameter)
         return
     near = np.flatnonzero(shapely.intersects(outline, shapely.box(x, y, x + width, y + height)))
-    paint_cells(axes, outline[near], layer.values[near], scale, sample.mpp)
+    paint_cells(axes, outline[near], layer.values[near], scale=scale, mpp=sample.mpp)
