@@ -129,9 +129,9 @@ def main() -> None:
         cache = Cache(default_cache(), encoder.fingerprint, encoder.description.dimension)
         for pair in words.pairs.split(","):
             train, test = project.samples(pair.split(":"))
-            dataset = load_dataset([train], cache, encoder.description, outside=False)
-            tested = load_dataset([test], cache, encoder.description, outside=words.all_cells)
-            again = load_dataset([train], cache, encoder.description, outside=True) if words.all_cells else None
+            dataset = load_dataset([train], cache, encoder=encoder.description, outside=False)
+            tested = load_dataset([test], cache, encoder=encoder.description, outside=words.all_cells)
+            again = load_dataset([train], cache, encoder=encoder.description, outside=True) if words.all_cells else None
             panel = gene_panel([train], [], most=0)
             genes, usable = panel.genes, usable_spots([train], panel.counts)
             about = {"project": folder.name, "encoder": words.encoder, "pair": pair, "fewer": words.fewer}

@@ -114,16 +114,18 @@ def made_up(sample: Sample, dimension: int, genes: int, most: int, folder: Path)
         np.save(folder / f"patch_{number}.npy", np.concatenate([tile[None], of_cells]))
     own = [vector[keep] for vector, keep in zip(vectors, insides, strict=True)]
     dataset = SpotDataset(
-        torch.from_numpy(np.concatenate(own)),
-        torch.from_numpy(np.concatenate(areas)),
-        torch.ones(sum(map(len, own)), dtype=torch.bool),
-        torch.from_numpy(np.cumsum([0, *map(len, own)])),
-        torch.from_numpy(tiles),
-        torch.from_numpy(around.astype(np.int64)),
-        np.arange(sum(map(len, own))),
-        np.zeros(len(chosen), np.int64),
+        cells=torch.from_numpy(np.concatenate(own)),
+        area=torch.from_numpy(np.concatenate(areas)),
+        inside=torch.ones(sum(map(len, own)), dtype=torch.bool),
+        start=torch.from_numpy(np.cumsum([0, *map(len, own)])),
+        tiles=torch.from_numpy(tiles),
+        around=torch.from_numpy(around.astype(np.int64)),
+        cell_row=np.arange(sum(map(len, own))),
+        sample=np.zeros(len(chosen), np.int64),
     )
-    return Material(dataset, np.stack(spots), cells, insides, around, folder)
+    return Material(
+        mpp=dataset, cells=np.stack(spots), cells_from=cells, cell_counts=insides, measured=around, transcripts=folder
+    )
 
 
 def epoch(network: Paper, material: Material, device: torch.device, mixed: bool) -> None:

@@ -66,7 +66,7 @@ def fit_alignment(slide: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, flo
     return np.vstack([solution.T, [0.0, 0.0, 1.0]]), worst
 
 
-def pseudo_spots(width: int, height: int, mpp: float, geometry: Geometry) -> np.ndarray:
+def pseudo_spots(width: int, height: int, *, mpp: float, geometry: Geometry) -> np.ndarray:
     """Centres (n, 2) in pixels of the pseudo-spots whose whole tile lies on the slide, row by row.
 
     `grid`: adjoining square tiles with a disc in the centre of each; `hex`: rows half a pitch apart in x and
@@ -104,7 +104,7 @@ def pixel_boxes(tiles: np.ndarray) -> np.ndarray:
     return np.column_stack([corner, side]).astype(np.int64)
 
 
-def member_of(outline: np.ndarray, spots: np.ndarray, mpp: float, geometry: Geometry) -> np.ndarray:
+def member_of(outline: np.ndarray, spots: np.ndarray, *, mpp: float, geometry: Geometry) -> np.ndarray:
     """The spot (row of `spots` (n, 2), pixels) each cell is a member of, -1 for none: (cells,) int32.
 
     `margin`: centroid at least `margin_um` inside the disc's edge (the paper's text); `overlap`: at least that

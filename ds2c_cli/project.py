@@ -26,7 +26,7 @@ from .records import EmbeddingRecord, EncoderUsed, SampleRecord
 from .settings import DEFAULT_ENCODER, Embedding, Geometry, Section, Training, resolve
 
 
-def must_run(what: str, recorded: str | None, wanted: str, force: bool) -> bool:
+def must_run(what: str, recorded: str | None, *, wanted: str, force: bool) -> bool:
     """Whether a step has work to do: not when it was made from the same, and only with `force` over another.
 
     Raises UsageError when a different result stands there and `force` is not given.
@@ -147,7 +147,7 @@ class Project:
     def settings(self, section: type[Section], flags: Mapping[str, Any]) -> Section:
         """A section's settings from flag, variable, ds2c.toml and default, in this order."""
         table = self._toml.get(section.__name__.lower(), {})
-        return resolve(section, flags, os.environ, table)
+        return resolve(section, flags, environment=os.environ, table=table)
 
     @cached_property
     def _toml(self) -> dict[str, Any]:

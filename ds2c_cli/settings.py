@@ -175,6 +175,7 @@ Section = TypeVar("Section", Geometry, Embedding, Training)
 def resolve(
     section: type[Section],
     flags: Mapping[str, Any],
+    *,
     environment: Mapping[str, str],
     table: Mapping[str, Any],
     place: str = "",

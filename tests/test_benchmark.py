@@ -280,7 +280,18 @@ def test_a_sample_of_which_nothing_can_be_scored_is_named(again, ds2c, tmp_path)
     words = again()
     for path in (tmp_path / "copy" / "project" / "benchmark" / "painted" / "scores").glob("painted-fold1-*/one.npz"):
         made_from, _ = read_score(path)
-        write_score(path, Scored([], np.empty((0, 200), np.float32), pd.DataFrame(), [], 0, 9), made_from)
+        write_score(
+            path,
+            Scored(
+                rows=[],
+                resamples=np.empty((0, 200), np.float32),
+                per_gene=pd.DataFrame(),
+                painted=[],
+                left_out=0,
+                constant=9,
+            ),
+            made_from,
+        )
     told = ds2c(*words, "--report-only", "--json")
     assert told.code == 0, told.err
     out = json.loads(told.out)

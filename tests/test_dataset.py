@@ -180,7 +180,7 @@ def vectors(cache, sample, boxes):
 @pytest.mark.parametrize("outside", [False, True])
 def test_bags_of_two_samples_keep_to_their_own_cells_and_tiles(samples, outside):
     chosen, cache = samples
-    dataset = load_dataset(chosen, cache, COLOUR, outside)
+    dataset = load_dataset(chosen, cache, encoder=COLOUR, outside=outside)
     first = 0
     for number, sample in enumerate(chosen):
         n = len(sample.spots)
@@ -209,7 +209,7 @@ def test_cells_without_a_spot_are_in_no_bag(samples, monkeypatch):
     lost = np.flatnonzero(~cells["inside"])[:3]
     cells.loc[lost, "spot"] = -1
     monkeypatch.setitem(chosen[1].__dict__, "cells", cells)
-    dataset = load_dataset(chosen, cache, COLOUR, outside=True)
+    dataset = load_dataset(chosen, cache, encoder=COLOUR, outside=True)
     last_of_first = len(chosen[0].spots) - 1
     of_first = (chosen[0].cells["spot"] == last_of_first).sum()
     assert dataset.start[last_of_first + 1] - dataset.start[last_of_first] == of_first
@@ -232,7 +232,7 @@ def by_cell_and_spot(checkpoint, dataset):
 @pytest.mark.parametrize("name", [name for name, model in MODELS.items() if model.features == "tiles"])
 def test_a_spot_beside_which_very_many_cells_lie_is_read_in_parts(samples, monkeypatch, name):
     chosen, cache = samples
-    dataset = load_dataset(chosen[:1], cache, COLOUR, outside=True)
+    dataset = load_dataset(chosen[:1], cache, encoder=COLOUR, outside=True)
     torch.manual_seed(0)
     model = build_model(Training(model=name, hidden=8), dimension=dataset.tiles.shape[1], genes=3).eval()
     checkpoint = Checkpoint(

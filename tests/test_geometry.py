@@ -56,7 +56,7 @@ def blobs(generator: np.random.Generator, n: int, extent: float) -> np.ndarray:
 @given(lengths, lengths, mpps)
 def test_grid_tiles_adjoin_and_lie_whole_on_the_slide(width, height, mpp):
     side = GRID.spot_tile_um / mpp
-    spots = pseudo_spots(width, height, mpp, GRID)
+    spots = pseudo_spots(width, height, mpp=mpp, geometry=GRID)
     assert spots.shape == (int((width + 1e-6) // side) * int((height + 1e-6) // side), 2)
     tiles = square_tiles(*spots.T, side)
     assert (tiles[:, :2] > -1e-6).all()
@@ -67,7 +67,7 @@ def test_grid_tiles_adjoin_and_lie_whole_on_the_slide(width, height, mpp):
 
 @given(lengths, lengths, mpps)
 def test_hexagonal_spots_are_one_pitch_apart_and_lie_whole_on_the_slide(width, height, mpp):
-    spots = pseudo_spots(width, height, mpp, HEX)
+    spots = pseudo_spots(width, height, mpp=mpp, geometry=HEX)
     half, pitch = HEX.spot_tile_um / mpp / 2, HEX.pitch_um / mpp
     assert (spots > half - 1e-6).all()
     assert (spots < np.array([width, height]) - half + 1e-3).all()
@@ -78,12 +78,12 @@ def test_hexagonal_spots_are_one_pitch_apart_and_lie_whole_on_the_slide(width, h
 
 
 def test_the_paper_cuts_tiles_one_point_four_times_the_disc():
-    assert pseudo_spots(448, 224, 0.5, Geometry(spot_um=80.0)).tolist() == [[112, 112], [336, 112]]
+    assert pseudo_spots(448, 224, mpp=0.5, geometry=Geometry(spot_um=80.0)).tolist() == [[112, 112], [336, 112]]
 
 
 def test_a_slide_smaller_than_a_tile_has_no_pseudo_spot():
-    assert pseudo_spots(50, 5000, 1.0, GRID).shape == (0, 2)
-    assert pseudo_spots(5000, 50, 1.0, GRID).shape == (0, 2)
+    assert pseudo_spots(50, 5000, mpp=1.0, geometry=GRID).shape == (0, 2)
+    assert pseudo_spots(5000, 50, mpp=1.0, geometry=GRID).shape == (0, 2)
 
 
 def test_pseudo_cells_cover_the_tissue_and_nothing_else():
@@ -147,7 +147,7 @@ def test_pixel_boxes_are_whole_squares_around_the_same_centre(tiles):
 @pytest.mark.parametrize("layout", ["grid", "hex"])
 @given(seed=seeds, mpp=mpps)
 def test_members_by_centroid_and_by_margin_equal_a_loop_over_pairs(layout, seed, mpp):
-    spots = pseudo_spots(300, 260, mpp, Geometry(layout=layout, spot_um=40.0, pitch_um=70.0))
+    spots = pseudo_spots(300, 260, mpp=mpp, geometry=Geometry(layout=layout, spot_um=40.0, pitch_um=70.0))
     outline = blobs(np.random.default_rng(seed), 30, 300)
     for rule, radius in (("centroid", 20.0), ("margin", 20.0 - 7.5)):
         geometry = Geometry(layout=layout, spot_um=40.0, pitch_um=70.0, membership=rule, margin_um=7.5)
@@ -158,7 +158,7 @@ def test_members_by_centroid_and_by_margin_equal_a_loop_over_pairs(layout, seed,
             near = [i for i, d in enumerate(distance) if d < radius / mpp]
             assert len(near) <= 1  # discs of one layout do not overlap
             expected.append(near[0] if near else -1)
-        member = member_of(outline, spots, mpp, geometry)
+        member = member_of(outline, spots, mpp=mpp, geometry=geometry)
         assert member.dtype == np.int32
         assert member.tolist() == expected
 
@@ -166,9 +166,9 @@ def test_members_by_centroid_and_by_margin_equal_a_loop_over_pairs(layout, seed,
 @given(seed=seeds, least=st.floats(0.1, 1.0))
 def test_members_by_overlap_equal_areas_of_polygons_in_discs(seed, least):
     generator = np.random.default_rng(seed)
-    spots, outline = pseudo_spots(200, 200, 0.8, GRID), blobs(generator, 12, 200)
+    spots, outline = pseudo_spots(200, 200, mpp=0.8, geometry=GRID), blobs(generator, 12, 200)
     discs = [shapely.Point(spot).buffer(25.0, quad_segs=128) for spot in spots]
-    member = member_of(outline, spots, 0.8, Geometry(spot_um=40.0, membership="overlap", overlap=least))
+    member = member_of(outline, spots, mpp=0.8, geometry=Geometry(spot_um=40.0, membership="overlap", overlap=least))
     for cell, got in zip(outline, member, strict=True):
         share = np.array([cell.intersection(disc).area / cell.area for disc in discs])
         assume((np.abs(share - least) > 2e-3).all())  # a disc is a polygon of 128 corners
@@ -179,21 +179,21 @@ def test_where_discs_overlap_a_cell_belongs_to_the_one_that_holds_more_of_it():
     spots = np.array([[0.0, 0.0], [30.0, 0.0], [60.0, 0.0]])
     cells = shapely.box([8, 12, 38], -3, [18, 22, 48], 3)
     for rule in ("overlap", "centroid"):
-        assert member_of(cells, spots, 1.0, Geometry(spot_um=40.0, membership=rule)).tolist() == [0, 1, 1]
+        assert member_of(cells, spots, mpp=1.0, geometry=Geometry(spot_um=40.0, membership=rule)).tolist() == [0, 1, 1]
 
 
 def test_the_margin_is_inside_the_disc_in_microns():
     cells = shapely.points([[0.0, 0.0], [34.0, 0.0], [36.0, 0.0], [54.0, 0.0]])  # at 0.5 um: 17, 18 and 27 um
     spot = np.zeros((1, 2))
-    assert member_of(cells, spot, 0.5, Geometry()).tolist() == [0, 0, -1, -1]  # 27.5 - 10 um
-    assert member_of(cells, spot, 0.5, Geometry(membership="centroid")).tolist() == [0, 0, 0, 0]
+    assert member_of(cells, spot, mpp=0.5, geometry=Geometry()).tolist() == [0, 0, -1, -1]  # 27.5 - 10 um
+    assert member_of(cells, spot, mpp=0.5, geometry=Geometry(membership="centroid")).tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("rule", ["margin", "overlap", "centroid"])
 def test_without_spots_or_cells_there_are_no_members(rule):
     geometry = Geometry(membership=rule)
-    assert member_of(shapely.points([[1.0, 1.0]]), np.empty((0, 2)), 0.5, geometry).tolist() == [-1]
-    assert member_of(np.empty(0, object), np.zeros((1, 2)), 0.5, geometry).shape == (0,)
+    assert member_of(shapely.points([[1.0, 1.0]]), np.empty((0, 2)), mpp=0.5, geometry=geometry).tolist() == [-1]
+    assert member_of(np.empty(0, object), np.zeros((1, 2)), mpp=0.5, geometry=geometry).shape == (0,)
 
 
 @pytest.mark.parametrize(("layout", "side"), [("grid", 100.0), ("hex", 77.0)])

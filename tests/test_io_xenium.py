@@ -303,7 +303,9 @@ def test_an_alignment_the_wrong_way_round_is_told(new_run, painted, tmp_path):
 
 
 def test_without_an_alignment_microns_are_the_slides(new_run):
-    run = Xenium(new_run, PIXEL_UM, new_run, new_run, None, None)
+    run = Xenium(
+        folder=new_run, pixel_um=PIXEL_UM, boundaries=new_run, matrix=new_run, transcripts=None, alignment=None
+    )
     for slide_mpp, given, expected in ((None, None, PIXEL_UM), (0.5, None, 0.5), (0.5, 0.25, 0.25)):
         way, note = way_to_slide(run, slide_mpp=slide_mpp, given_mpp=given)
         assert way.mpp == pytest.approx(expected)

@@ -169,9 +169,13 @@ def dataset(sample, tmp_path_factory):
     (entry,) = project.embeddings()
     assert done.tiles == len(tiles_of(sample, entry.description)[1])
     with pytest.raises(InputError) as error:
-        load_dataset([sample], Cache(root / "none", done.fingerprint, done.dimension), entry.description, False)
+        load_dataset(
+            [sample], Cache(root / "none", done.fingerprint, done.dimension), encoder=entry.description, outside=False
+        )
     assert "--features superpixels" in error.value.hint
-    return load_dataset([sample], Cache(root, done.fingerprint, done.dimension), entry.description, outside=True)
+    return load_dataset(
+        [sample], Cache(root, done.fingerprint, done.dimension), encoder=entry.description, outside=True
+    )
 
 
 @pytest.mark.parametrize("name", ["istar", "scstgcn"])

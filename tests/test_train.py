@@ -60,7 +60,7 @@ def test_a_checkpoint_of_an_older_version_is_in_the_way_until_force(tmp_path):
     torch.save({"version": 1}, tmp_path / "old.pt")
     assert _recipe_of(tmp_path / "old.pt") == ""
     with pytest.raises(UsageError, match="is there already"):
-        must_run("checkpoint", _recipe_of(tmp_path / "old.pt"), "new", force=False)
+        must_run("checkpoint", _recipe_of(tmp_path / "old.pt"), wanted="new", force=False)
 
 
 @pytest.mark.parametrize("name", ["seed", "genes"])

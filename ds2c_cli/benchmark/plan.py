@@ -130,7 +130,9 @@ def file_name(*words: str) -> str:
 def _geometry(path: Path, file: BenchmarkFile) -> Geometry:
     if file.preset and file.preset not in PRESETS:
         raise InputError(f"{path}: there is no preset {file.preset!r}", f"Known: {', '.join(PRESETS)}.")
-    return resolve(Geometry, {}, {}, {**preset(file.preset), **file.geometry}, f"{path}, [geometry]")
+    return resolve(
+        Geometry, {}, environment={}, table={**preset(file.preset), **file.geometry}, place=f"{path}, [geometry]"
+    )
 
 
 def _check_seeds(path: Path, seeds: Sequence[int]) -> None:
@@ -250,12 +252,12 @@ def _numbered(folds: Iterable[Fold]) -> Iterator[Fold]:
 
 
 def _models(path: Path, file: BenchmarkFile) -> list[ModelEntry]:
-    resolve(Training, {}, {}, file.training, f"{path}, [training]")
+    resolve(Training, {}, environment={}, table=file.training, place=f"{path}, [training]")
     entries = [*map(_of_model, file.models), *file.model] or [_of_model("paper"), _of_model("additive")]
     models = []
     for entry in entries:
         place = f"{path}, model {entry.own.get('model', '') if entry.name is None else entry.name}"
-        training = resolve(Training, {}, {}, {**file.training, **entry.own}, place)
+        training = resolve(Training, {}, environment={}, table={**file.training, **entry.own}, place=place)
         _check_model(path, place, training)
         name = training.model if entry.name is None else entry.name
         models.append(ModelEntry(name, training, ablation=entry.ablation))
@@ -291,7 +293,7 @@ def _encoders(path: Path, file: BenchmarkFile) -> list[EncoderEntry]:
         place = f"{path}, encoder {settings.get('encoder', '') if entry.name is None else entry.name}"
         if settings.get("weights"):
             settings["weights"] = str(path.parent / str(settings["weights"]))
-        embedding = resolve(Embedding, {}, {}, settings, place)
+        embedding = resolve(Embedding, {}, environment={}, table=settings, place=place)
         try:
             recipe_of(embedding.encoder or DEFAULT_ENCODER)
         except UsageError as error:

@@ -171,7 +171,7 @@ class PrivateSegment:
         """Count the seconds since it was begun."""
         return time.monotonic() - self._began
 
-    def put(self, slide: SlideName, names: np.ndarray, vectors: np.ndarray, close: bool = False) -> None:
+    def put(self, slide: SlideName, names: np.ndarray, *, vectors: np.ndarray, close: bool = False) -> None:
         """Commit keys (n,) and float16 vectors (n, dimension) in one transaction, after the packs already full.
 
         A last pack that is not full is written anew by the next `put`, unless this one says `close`. Raises Ds2cError

@@ -327,7 +327,7 @@ class Writer:
         names, vectors = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         if self._segment is None:
             self._segment = PrivateSegment.create(self._home)
-        self._segment.put(self._slide, names, vectors, close)
+        self._segment.put(self._slide, names, vectors=vectors, close=close)
         full = len(names) if close else len(names) // PACK * PACK
         self._waiting = [(names[full:], vectors[full:])] if full < len(names) else []
         self._committed = time.monotonic()

@@ -242,7 +242,7 @@ class _Stage:
         return ", ".join([*parts, self.facts] if self.facts else parts)
 
 
-def _follow(stages: dict[str, _Stage], name: str, done: int, total: int, facts: str) -> tuple[_Stage, bool]:
+def _follow(stages: dict[str, _Stage], name: str, *, done: int, total: int, facts: str) -> tuple[_Stage, bool]:
     """Note a call of a `Progress`; the stage, and whether it begins here (a count that falls begins anew)."""
     stage = stages.get(name)
     if stage is None or done < stage.done:
@@ -261,7 +261,7 @@ class _Lines:
 
     def __call__(self, name: str, done: int, total: int, facts: str = "") -> None:
         before = dict(self._stages)
-        stage, begins = _follow(self._stages, name, done, total, facts)
+        stage, begins = _follow(self._stages, name, done=done, total=total, facts=facts)
         if begins:
             self._tell_last(before)  # a stage may end early, and the next one shows that it has
         due = monotonic() - stage.told_at >= LINE_EVERY
@@ -299,7 +299,7 @@ def _bars(screen: rich.console.Console) -> Iterator[Progress]:
     with Bars(*columns, console=screen, auto_refresh=False, redirect_stdout=False) as bars:
 
         def tell(name: str, done: int, total: int, facts: str = "") -> None:
-            stage, begins = _follow(stages, name, done, total, facts)
+            stage, begins = _follow(stages, name, done=done, total=total, facts=facts)
             if begins:
                 tasks[name] = bars.add_task(name, status="")
             now = monotonic()

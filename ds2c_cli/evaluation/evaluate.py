@@ -118,7 +118,7 @@ def predicted(workspace: Workspace, checkpoint: Checkpoint, sample: Sample) -> I
     """
     check_fit(checkpoint, sample)
     cache, _ = cache_for(workspace, checkpoint, sample)
-    dataset = load_dataset([sample], cache, checkpoint.encoder.description, outside=True)
+    dataset = load_dataset([sample], cache, encoder=checkpoint.encoder.description, outside=True)
     stage = f"score {checkpoint.name} on {sample.name}"
     return Inference(checkpoint, dataset, device=workspace.device, progress=workspace.progress, stage=stage)
 

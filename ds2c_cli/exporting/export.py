@@ -142,8 +142,8 @@ def _export(
     about = {"recipe": recipe_hash(recipe), "ds2c": __version__, **found.about}
     found = replace(found, about=about, classes=classes_of(found, class_by))
     done = Exported(source, to, path, len(found), len(found.genes))
-    recorded = None if force else _recorded(how, path, found, options)
-    if not must_run(f"{path}", recorded, found.recipe, force):
+    recorded = None if force else _recorded(how, path, found=found, options=options)
+    if not must_run(f"{path}", recorded, wanted=found.recipe, force=force):
         return replace(done, unchanged=True)
     if how.folder and path.exists() and not _is_zarr(path):
         raise UsageError(f"{path} is no Zarr store, and is not replaced", "Choose another name with -o.")
@@ -157,13 +157,13 @@ def _export(
     return done
 
 
-def _recorded(how: Format, path: Path, found: Export, options: dict[str, bool]) -> str | None:
+def _recorded(how: Format, path: Path, *, found: Export, options: dict[str, bool]) -> str | None:
     """Read the recipe of what stands at a path; empty where that is no export of this format, None where nothing is."""
     if not path.exists():
         return None
     if how.made_from:
         return how.made_from(path)
-    return found.recipe if equals_csv(path, found, silent, **options) else ""
+    return found.recipe if equals_csv(path, found, progress=silent, **options) else ""
 
 
 def _is_zarr(path: Path) -> bool:

@@ -34,7 +34,7 @@ def write_csv(path: Path, export: Export, progress: Progress, compressed: bool =
             stream.write(text)
 
 
-def equals_csv(path: Path, export: Export, progress: Progress, compressed: bool = False) -> bool:
+def equals_csv(path: Path, export: Export, *, progress: Progress, compressed: bool = False) -> bool:
     """Whether a CSV, which has no room to say what it was made from, holds what `write_csv` would write."""
     try:
         with pa.input_stream(path, compression="gzip" if compressed else None) as stream:
@@ -59,7 +59,7 @@ def weigh_parquet(export: Export) -> int:
 def weigh_csv(export: Export) -> int:
     """About how many bytes the CSV would have, by its first cells."""
     cells = min(SAMPLED, len(export))
-    return len(_text(_batch(export, 0, cells, _columns(export)))) * len(export) // cells
+    return len(_text(_batch(export, 0, end=cells, columns=_columns(export)))) * len(export) // cells
 
 
 def _columns(export: Export) -> pa.Schema:
@@ -71,11 +71,11 @@ def _columns(export: Export) -> pa.Schema:
 def _batches(export: Export, progress: Progress) -> Iterator[pa.RecordBatch]:
     columns = _columns(export)
     for begin, end in export.blocks(max(1, ROW_GROUP // len(export.genes))):
-        yield _batch(export, begin, end, columns)
+        yield _batch(export, begin, end=end, columns=columns)
         progress(f"export {export.name}", end, len(export), "")
 
 
-def _batch(export: Export, begin: int, end: int, columns: pa.Schema) -> pa.RecordBatch:
+def _batch(export: Export, begin: int, *, end: int, columns: pa.Schema) -> pa.RecordBatch:
     cells, genes = end - begin, len(export.genes)
     cell, gene = np.repeat(np.arange(cells, dtype=np.int32), genes), np.tile(np.arange(genes, dtype=np.int32), cells)
     ids = pa.array(export.obs.index[begin:end].to_numpy(object), pa.string())

@@ -50,7 +50,10 @@ def write_spatialdata(path: Path, export: Export, progress: Progress) -> None:
             tables = {TABLE: _cell_table(export, region)}
             if len(place.spots):
                 shapes[SPOTS] = _circles(
-                    shapely.points(place.spots[["x", "y"]].to_numpy()), place.spots["spot_id"], place.spot_um / 2, place
+                    shapely.points(place.spots[["x", "y"]].to_numpy()),
+                    place.spots["spot_id"],
+                    radius_um=place.spot_um / 2,
+                    place=place,
                 )
                 if place.spot_counts is not None:
                     tables[SPOT_TABLE] = _spot_table(place)
@@ -115,11 +118,13 @@ def _cell_shapes(export: Export, place: Place) -> tuple[dict[str, object], np.nd
         frame = geopandas.GeoDataFrame({"geometry": place.outline[~point]}, index=cell_id[~point])
         shapes[CELLS] = ShapesModel.parse(frame, transformations=_systems(place.mpp))
     if point.any():
-        shapes[CELL_POINTS if both else CELLS] = _circles(place.outline[point], cell_id[point], POINT_RADIUS_UM, place)
+        shapes[CELL_POINTS if both else CELLS] = _circles(
+            place.outline[point], cell_id[point], radius_um=POINT_RADIUS_UM, place=place
+        )
     return shapes, np.where(point & both, CELL_POINTS, CELLS)
 
 
-def _circles(points: np.ndarray, ids: Any, radius_um: float, place: Place) -> Any:
+def _circles(points: np.ndarray, ids: Any, *, radius_um: float, place: Place) -> Any:
     import geopandas
     from spatialdata.models import ShapesModel
 

@@ -85,7 +85,7 @@ def predict(
         path = output or project.predictions(name) / f"{sample.name}.h5ad"
         made_from = {"checkpoint": checkpoint.hash, "sample": sample.record.recipe, "mode": mode}
         recipe = recipe_hash(made_from | {"uncertainty": uncertainty})
-        if not must_run(f"prediction {path}", None if force else recorded_recipe(path), recipe, force):
+        if not must_run(f"prediction {path}", None if force else recorded_recipe(path), wanted=recipe, force=force):
             done.append(Predicted(sample.name, path, len(sample.cells), unchanged=True))
             continue
         order = _Order(checkpoint, sample, path, mode=mode, uncertainty=uncertainty, recipe=recipe)
@@ -158,7 +158,7 @@ class _Order:
 def _predictions(order: _Order, cache: Cache, device: str) -> Iterable[PredictedCells]:
     """Give what the checkpoint says of the sample's cells; in mode deconvolve, given the counts of its spots."""
     checkpoint, sample = order.checkpoint, order.sample
-    dataset = load_dataset([sample], cache, checkpoint.encoder.description, outside=True)
+    dataset = load_dataset([sample], cache, encoder=checkpoint.encoder.description, outside=True)
     predictions: Iterable[PredictedCells] = Inference(checkpoint, dataset, device=device, with_sd=order.uncertainty)
     if order.mode == "predict":
         return predictions

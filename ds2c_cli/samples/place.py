@@ -49,7 +49,7 @@ def place(material: Material, slide: Slide, *, geometry: Geometry) -> Placed:
     else:
         pitch_um = geometry.spot_tile_um if geometry.layout == "grid" else geometry.pitch_um
         lattice = Lattice(geometry.layout, pitch_um / mpp)
-        centres = pseudo_spots(slide.width, slide.height, mpp, geometry)
+        centres = pseudo_spots(slide.width, slide.height, mpp=mpp, geometry=geometry)
     points = centroids(material.cells.outline)
     centres, member, context = _membership(material, points, spots=centres, geometry=geometry)
     if not len(centres):
@@ -96,7 +96,7 @@ def _membership(
     Measured spots are all kept; of pseudo-spots those whose tile holds a cell: the others are glass.
     """
     tile_side = geometry.spot_tile_um / material.mpp
-    member = member_of(material.cells.outline, spots, material.mpp, geometry)
+    member = member_of(material.cells.outline, spots, mpp=material.mpp, geometry=geometry)
     context = context_of(points, member, spots, tile_side)
     if material.measured is not None or not len(spots):
         return spots, member, context

@@ -61,7 +61,7 @@ def prepare(
     recipe = Recipe.of(inputs, geometry=geometry, donor=donor or name, cohort=cohort or "cohort")
     folder = project.samples_folder / name
     recorded = project.sample(name).record.recipe if (folder / schema.SAMPLE_FILE).exists() and not force else None
-    if not must_run(f"sample {name}", recorded, recipe.hash(), force or dry_run):
+    if not must_run(f"sample {name}", recorded, wanted=recipe.hash(), force=force or dry_run):
         return Prepared(folder, unchanged=True)
 
     progress("prepare", 0, 4, "slide")

@@ -58,17 +58,18 @@ class SpotDataset:
         compact = torch.full_like(around, -1)
         compact[around >= 0] = row[len(spots) :]
         return SpotBatch(
-            self.cells[cell], self.area[cell], spot_of, self.inside[cell], self.tiles[seen], row[: len(spots)], compact,
-            self.superpixels.batch(spots, cell) if self.superpixels else None,
+            cells=self.cells[cell], area=self.area[cell], spot_of=spot_of, inside=self.inside[cell],
+            tiles=self.tiles[seen], own=row[: len(spots)], around=compact,
+            superpixels=self.superpixels.batch(spots, cell) if self.superpixels else None,
         )  # fmt: skip
 
 
-def load_dataset(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescription, outside: bool) -> SpotDataset:
+def load_dataset(samples: Sequence[Sample], cache: Cache, *, encoder: EncoderDescription, outside: bool) -> SpotDataset:
     """Read the embeddings of the samples' spots and of their member cells, with `outside` of all their cells.
 
     `encoder` is the encoder's description.
     """
-    parts = [_one(sample, cache, encoder, outside) for sample in samples]
+    parts = [_one(sample, cache, encoder=encoder, outside=outside) for sample in samples]
     if len(parts) == 1:  # a large slide's embeddings are not copied
         return parts[0]
     spots = np.cumsum([0] + [part.n_spots for part in parts])
@@ -76,19 +77,19 @@ def load_dataset(samples: Sequence[Sample], cache: Cache, encoder: EncoderDescri
     shifted = [torch.where(part.around >= 0, part.around + int(n), -1) for part, n in zip(parts, spots, strict=False)]
     starts = [part.start[:-1] + int(n) for part, n in zip(parts, cells, strict=False)]
     return SpotDataset(
-        torch.cat([part.cells for part in parts]),
-        torch.cat([part.area for part in parts]),
-        torch.cat([part.inside for part in parts]),
-        torch.cat([*starts, torch.tensor([cells[-1]])]),
-        torch.cat([part.tiles for part in parts]),
-        torch.cat(shifted),
-        np.concatenate([part.cell_row for part in parts]),
-        np.repeat(np.arange(len(parts)), [part.n_spots for part in parts]),
-        joined([part.superpixels for part in parts if part.superpixels]) if parts[0].superpixels else None,
+        cells=torch.cat([part.cells for part in parts]),
+        area=torch.cat([part.area for part in parts]),
+        inside=torch.cat([part.inside for part in parts]),
+        start=torch.cat([*starts, torch.tensor([cells[-1]])]),
+        tiles=torch.cat([part.tiles for part in parts]),
+        around=torch.cat(shifted),
+        cell_row=np.concatenate([part.cell_row for part in parts]),
+        sample=np.repeat(np.arange(len(parts)), [part.n_spots for part in parts]),
+        superpixels=joined([part.superpixels for part in parts if part.superpixels]) if parts[0].superpixels else None,
     )
 
 
-def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: bool) -> SpotDataset:
+def _one(sample: Sample, cache: Cache, *, encoder: EncoderDescription, outside: bool) -> SpotDataset:
     cells = sample.cells
     context, inside = cells["spot"].to_numpy(), cells["inside"].to_numpy()
     rows = np.flatnonzero(context >= 0 if outside else inside)  # a cell without a spot is left out
@@ -108,13 +109,13 @@ def _one(sample: Sample, cache: Cache, encoder: EncoderDescription, outside: boo
         vectors = embeddings_of(sample, boxes, cache=cache, encoder=encoder)
         superpixels = None
     return SpotDataset(
-        torch.from_numpy(vectors[: len(rows)]),
-        torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),
-        torch.from_numpy(inside[rows]),
-        torch.from_numpy(start.astype(np.int64)),
-        torch.from_numpy(vectors[len(rows) :]),
-        torch.from_numpy(sample.neighbours.astype(np.int64)),
-        rows,
-        np.zeros(len(spot_boxes), np.int64),
-        superpixels,
+        cells=torch.from_numpy(vectors[: len(rows)]),
+        area=torch.from_numpy(cells["area_um2"].to_numpy()[rows].astype(np.float32)),
+        inside=torch.from_numpy(inside[rows]),
+        start=torch.from_numpy(start.astype(np.int64)),
+        tiles=torch.from_numpy(vectors[len(rows) :]),
+        around=torch.from_numpy(sample.neighbours.astype(np.int64)),
+        cell_row=rows,
+        sample=np.zeros(len(spot_boxes), np.int64),
+        superpixels=superpixels,
     )

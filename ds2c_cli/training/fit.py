@@ -57,7 +57,7 @@ def fit(
         labels = replace(labels, spots=labels.spots.to(device))
     learned_rows, stopped_rows = torch.from_numpy(learn), torch.from_numpy(stop)
     model.start_at(labels.spots.at(learned_rows), _cells_per_spot(dataset, learn))  # no epoch is spent on genes' means
-    size = _spots_per_batch(dataset, labels, learn, settings)
+    size = _spots_per_batch(dataset, labels, learn=learn, settings=settings)
     average = AveragedModel(model, avg_fn=_moving_average(model.averaged))
     judged = cast(SpotModel, average.module)
     learner = _learner(model, average, settings=settings, device=device)
@@ -164,7 +164,7 @@ def _cells_per_spot(dataset: SpotDataset, spots: np.ndarray) -> float:
     return float((dataset.start[spots + 1] - dataset.start[spots]).float().mean())
 
 
-def _spots_per_batch(dataset: SpotDataset, labels: Labels, learn: np.ndarray, settings: Training) -> int:
+def _spots_per_batch(dataset: SpotDataset, labels: Labels, *, learn: np.ndarray, settings: Training) -> int:
     """The paper's 256 spots; as many cells where single cells are the labels."""
     if labels.cells is None:
         return settings.batch_spots

@@ -70,12 +70,12 @@ def train(
     where = device_of(workspace.device)
     _check_samples(samples, settings)
     recipe = _recipe(settings, encoder, learned=learned, held=held)
-    if not must_run(f"checkpoint {path}", _recipe_of(path), recipe, force or dry_run):
+    if not must_run(f"checkpoint {path}", _recipe_of(path), wanted=recipe, force=force or dry_run):
         return Trained(path, unchanged=True)
     began = time.perf_counter()
     cache = Cache(workspace.cache, encoder.fingerprint, encoder.description.dimension)
     check_shards(workspace.project, samples, cache=cache, encoder=encoder)
-    dataset = load_dataset(samples, cache, encoder.description, outside=False)
+    dataset = load_dataset(samples, cache, encoder=encoder.description, outside=False)
     panel = gene_panel(learned, held, most=settings.genes)
     usable = usable_spots(samples, panel.counts)
     labels = labels_of(samples, panel, dataset=dataset, usable=usable, of_cells=settings.model == CELL_SUPERVISED)
