@@ -58,7 +58,7 @@ def main() -> None:
         rounds = []
         for _ in range(options.repeats + 1):  # the first warms up
             torch.manual_seed(0)
-            network = Paper(options.dimension, options.genes, options.hidden, DROPOUT).to(device)
+            network = Paper(options.dimension, options.genes, hidden=options.hidden, dropout=DROPOUT).to(device)
             ours, exact = (
                 timed(lambda network=network, mixed=mixed: epoch(network, material, device, mixed))
                 for mixed in (True, False)

@@ -22,7 +22,8 @@ class Record(BaseModel):
 
 
 SAMPLE_VERSION = 1  # samples/<sample>/
-CHECKPOINT_VERSION = 3  # checkpoints/<name>.pt
+CHECKPOINT_VERSION = 4  # checkpoints/<name>.pt
+CHECKPOINT_VERSIONS_READ = (3, 4)  # they differ in the names of weights
 PREDICTION_VERSION = 2  # predictions/<name>/<sample>.h5ad, uns["ds2c"]
 METRICS_VERSION = 2  # evaluation/<name>/metrics.json
 EXPORT_VERSION = 1  # exports/

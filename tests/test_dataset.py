@@ -52,7 +52,7 @@ def ragged(draw):
 
 def model_of(name):
     torch.manual_seed(0)
-    model = MODELS[name](D, G, 16, 0.3).eval()
+    model = MODELS[name](D, G, hidden=16, dropout=0.3).eval()
     if hasattr(model, "typical_total"):
         model.typical_total.fill_(3.0)
     return model

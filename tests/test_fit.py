@@ -59,7 +59,7 @@ def learn(model, dataset, measured, settings):
 
 def fitted(dataset, measured, epochs=60):
     torch.manual_seed(0)
-    model = MODELS["additive"](3, PROFILES.shape[1], 16, 0.0)
+    model = MODELS["additive"](3, PROFILES.shape[1], hidden=16, dropout=0.0)
     settings = Training(model="additive", learning_rate=5e-3, batch_spots=32, epochs=epochs, patience=100)
     return model, learn(model, dataset, measured, settings)
 

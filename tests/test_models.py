@@ -31,7 +31,7 @@ def name(request):
 
 def model_of(name):
     torch.manual_seed(0)
-    return MODELS[name](D, G, 16, 0.3).eval()
+    return MODELS[name](D, G, hidden=16, dropout=0.3).eval()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_papers_spot_is_rho_of_the_sum_over_its_members(batch):
 
 def ablated(deep, **options):
     torch.manual_seed(0)
-    return MODELS[deep](D, G, 16, 0.3, **options).eval()
+    return MODELS[deep](D, G, hidden=16, dropout=0.3, **options).eval()
 
 
 @pytest.mark.parametrize("deep", ["paper", "additive"])

@@ -102,7 +102,7 @@ class Recipes:
                 "label": job.label,
                 "gene": self.plan.gene,
                 "baselines": self.with_baselines(job),
-                "versions": (schema.CHECKPOINT_VERSION, schema.METRICS_VERSION),
+                "versions": (schema.CHECKPOINT_VERSIONS_READ[0], schema.METRICS_VERSION),  # scores of all read hold
             }
         )
 

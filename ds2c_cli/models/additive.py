@@ -33,9 +33,11 @@ class Additive(SpotModel):
     typical_total: torch.Tensor  # the mean total rate of a spot, for cells of a spot that holds none
     reliability: torch.Tensor  # 0..1: how far logs of totals follow the predicted ones on held-out spots
 
-    def __init__(self, dimension: int, genes: int, hidden: int, dropout: float, **options: Any) -> None:
+    def __init__(self, dimension: int, genes: int, *, hidden: int, dropout: float, **options: Any) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(DeepSets(dimension, genes, hidden, dropout, **options) for _ in range(NETWORKS))
+        self.networks = nn.ModuleList(
+            DeepSets(dimension, genes, hidden=hidden, dropout=dropout, **options) for _ in range(NETWORKS)
+        )
         self.log_inverse_dispersion = nn.Parameter(torch.ones(genes))  # (G,) n: variance = mean + mean^2 / n
         for name, value in (("depth", TARGET_SUM), ("typical_total", 1.0), ("reliability", 1.0)):
             self.register_buffer(name, torch.tensor(value))

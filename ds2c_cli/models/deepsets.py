@@ -21,7 +21,7 @@ class DeepSets(nn.Module):
     """
 
     def __init__(
-        self, dimension: int, genes: int, hidden: int, dropout: float, context: Context = "neighbours"
+        self, dimension: int, genes: int, *, hidden: int, dropout: float, context: Context = "neighbours"
     ) -> None:
         super().__init__()
         self.width, self.parts = hidden, {"cell": 1, "spot": 2, "neighbours": 3}[context]
@@ -66,12 +66,13 @@ class Paper(DeepSets, SpotModel):
         self,
         dimension: int,
         genes: int,
+        *,
         hidden: int,
         dropout: float,
         context: Context = "neighbours",
         pooling: SpotPooling = "sum",
     ) -> None:
-        super().__init__(dimension, genes, hidden, dropout, context)
+        super().__init__(dimension, genes, hidden=hidden, dropout=dropout, context=context)
         self.pooling = pooling
         if pooling == "gru":
             self.gru = nn.GRU(self.parts * hidden, hidden, batch_first=True)

@@ -15,7 +15,7 @@ PLACE = 2  # the last features, x and y, which iStar does not see
 class Istar(SuperpixelModel):
     """A feed-forward network over a superpixel's features at two scales; no superpixel sees another."""
 
-    def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dimension: int, genes: int, *, hidden: int, dropout: float) -> None:
         super().__init__(genes)
         layers: list[nn.Module] = []
         for layer in range(LAYERS):

@@ -12,7 +12,7 @@ from .batch import SpotBatch
 class Mlp(SpotModel):
     """Knows no cells in training; a cell's tile is read as if it were a spot's."""
 
-    def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dimension: int, genes: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
         self.network = mlp(dimension, hidden, genes, dropout)
 

@@ -15,7 +15,7 @@ PLACE = 2  # the last features: x and y
 class ScstGcn(SuperpixelModel):
     """The fine map's features and the place of a superpixel, mixed with those around it by two graph convolutions."""
 
-    def __init__(self, dimension: int, genes: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dimension: int, genes: int, *, hidden: int, dropout: float) -> None:
         super().__init__(genes)
         self.fine = (dimension - PLACE) // 2
         self.first, self.second = nn.Linear(self.fine + PLACE, hidden), nn.Linear(hidden, hidden)

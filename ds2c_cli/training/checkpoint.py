@@ -23,7 +23,7 @@ from .dataset import SpotDataset
 FORMER_NAMES = {
     "members": "networks",
     "log_size": "log_inverse_dispersion",
-}  # of weights, in files of older versions
+}  # of weights, in files of version 3
 Embedded = TypeVar("Embedded", SpotDataset, SpotBatch)
 
 
@@ -109,7 +109,7 @@ def build_model(settings: Training, *, dimension: int, genes: int) -> SpotModel:
                 f"{settings.model} has no --{name}", f"Leave it out, or choose another --model than {settings.model}."
             )
     options = {name: getattr(settings, name) for name in model.options}
-    return model(dimension, genes, settings.hidden, settings.dropout, **options)
+    return model(dimension, genes, hidden=settings.hidden, dropout=settings.dropout, **options)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -129,10 +129,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of ds2c: it is damaged or a pickle that would have to run code to load",
             "Use a file that `ds2c train` wrote.",
         ) from error
-    if not isinstance(content, dict) or content.get("version") != schema.CHECKPOINT_VERSION:
-        version = content.get("version") if isinstance(content, dict) else None
+    version = content.get("version") if isinstance(content, dict) else None
+    if version not in schema.CHECKPOINT_VERSIONS_READ:
         raise InputError(
-            f"{path} is of version {version}, this ds2c reads {schema.CHECKPOINT_VERSION}"
+            f"{path} is of version {version}, this ds2c reads {' and '.join(map(str, schema.CHECKPOINT_VERSIONS_READ))}"
             if version
             else f"{path} holds no ds2c checkpoint",
             "Train it again, or use the ds2c that wrote it.",
@@ -147,8 +147,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         loaded = Checkpoint(model, scale, info, file_hash(path))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(
-            f"{path} does not hold what a checkpoint of version {schema.CHECKPOINT_VERSION} holds "
-            f"({str(error).splitlines()[0]})",
+            f"{path} does not hold what a checkpoint of version {version} holds ({str(error).splitlines()[0]})",
             "Use a file that `ds2c train` wrote.",
         ) from error
     model.eval().requires_grad_(False)
