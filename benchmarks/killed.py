@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ds2c_cli.cache.maintenance import holdings, verify
+from ds2c_cli.cache.inventory import holdings
+from ds2c_cli.cache.maintenance import verify
 from ds2c_cli.cache.store import Cache, MissingEmbeddings
 from ds2c_cli.demo.tissue import paint_sample
 from ds2c_cli.embeddings.tiles import tiles_of

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cache import ABOUT, DIMENSION, embeddings, flip, opened, overwrite, segments, tiles
 
+from ds2c_cli.cache import inventory
 from ds2c_cli.cache import maintenance as upkeep
 from ds2c_cli.cache.segments import PACK, SlideName, salvage
 from ds2c_cli.cache.store import Cache
@@ -37,12 +38,12 @@ def filled(root: Path, n: int, start: int = 0, slide: SlideName = ONE) -> None:
 
 def live(root: Path) -> list[Path]:
     """Segments that readers look at."""
-    (encoder,) = upkeep.encoders(root)
+    (encoder,) = inventory.encoders(root)
     return [segment.path for segment in encoder.segments()]
 
 
 def held_by(root: Path) -> dict[str, int]:
-    return {one.path: one.tiles for one in upkeep.holdings(root)}
+    return {one.path: one.tiles for one in inventory.holdings(root)}
 
 
 # What a cache holds
@@ -54,7 +55,7 @@ def test_tiles_and_bytes_by_slide(root: Path) -> None:
         writer.append(TWO, tiles(100, 300), embeddings(100, 300))
         writer.append(ONE, tiles(50, 400), embeddings(50, 400))
     filled(root, 10, 900, TWO)
-    one, two = upkeep.holdings(root)
+    one, two = inventory.holdings(root)
     assert (one.slide, one.path, one.tiles) == (*ONE, 350)
     assert (two.slide, two.path, two.tiles) == (*TWO, 110)
     assert abs(one.bytes + two.bytes - sum(path.stat().st_size for path in segments(root))) < 3
@@ -65,21 +66,21 @@ def test_an_encoder_by_name_or_fingerprint(root: Path) -> None:
     filled(root, 5)
     with Cache(root, "f2", 3).writer({"encoder": "uni"}) as writer:
         writer.append(TWO, tiles(5), np.ones((5, 3)))
-    assert [one.encoder for one in upkeep.holdings(root)] == ["phikon-v2", "uni"]
-    assert [one.encoder for one in upkeep.holdings(root, "uni")] == ["uni"]
-    assert [one.encoder for one in upkeep.holdings(root, "f1")] == ["phikon-v2"]
+    assert [one.encoder for one in inventory.holdings(root)] == ["phikon-v2", "uni"]
+    assert [one.encoder for one in inventory.holdings(root, "uni")] == ["uni"]
+    assert [one.encoder for one in inventory.holdings(root, "f1")] == ["phikon-v2"]
     with pytest.raises(InputError, match=r"no embeddings of virchow \(it has: phikon-v2, uni\)"):
-        upkeep.holdings(root, "virchow")
+        inventory.holdings(root, "virchow")
 
 
 def test_nothing_is_no_error(root: Path) -> None:
-    assert upkeep.holdings(root) == upkeep.verify(root) == upkeep.merge(root) == []
+    assert inventory.holdings(root) == upkeep.verify(root) == upkeep.merge(root) == []
 
 
 def test_a_segment_without_its_description_is_still_read_and_counted_as_nobodys(root: Path) -> None:
     filled(root, 300)
     segments(root)[0].with_suffix(".json").unlink()
-    (one,) = upkeep.holdings(root)
+    (one,) = inventory.holdings(root)
     assert (one.slide, one.tiles) == ("", 0)
     assert one.bytes == segments(root)[0].stat().st_size
     (found,) = upkeep.verify(root)
@@ -294,7 +295,7 @@ def test_a_merged_vector_takes_little_more_than_its_numbers(root: Path, dimensio
         with Cache(root, "f1", dimension).writer({"encoder": "x"}) as writer:
             writer.append(ONE, [keys[i] for i in part], vectors[part])
     upkeep.merge(root, grace_hours=0)
-    (one,) = upkeep.holdings(root)
+    (one,) = inventory.holdings(root)
     assert one.tiles == 4000
     assert one.bytes / (4000 * 2 * dimension) < 1.15
 
@@ -355,7 +356,7 @@ def test_prune_an_encoder(root: Path) -> None:
     with Cache(root, "f2", 3).writer({"encoder": "uni"}) as writer:
         writer.append(TWO, tiles(5), np.ones((5, 3)))
     pruned(root, wanted="phikon-v2")
-    assert [one.encoder for one in upkeep.holdings(root)] == ["uni"]
+    assert [one.encoder for one in inventory.holdings(root)] == ["uni"]
     assert not (root / "v1" / "f1").exists()
 
 
@@ -385,7 +386,7 @@ def test_a_slide_travels_in_one_file(root: Path, tmp_path: Path) -> None:
     filled(root, 300)
     filled(root, 300, 200)  # a hundred again
     filled(root, 50, 600, TWO)
-    (encoder,) = upkeep.encoders(root)
+    (encoder,) = inventory.encoders(root)
     done = export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5")
     assert done.tiles == 500
     elsewhere = tmp_path / "elsewhere"
@@ -401,7 +402,7 @@ def test_a_slide_travels_in_one_file(root: Path, tmp_path: Path) -> None:
 
 def test_an_export_is_plain_hdf5(root: Path, tmp_path: Path) -> None:
     filled(root, 300)
-    (encoder,) = upkeep.encoders(root)
+    (encoder,) = inventory.encoders(root)
     export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5")
     with h5py.File(tmp_path / "one.h5") as file:
         assert json.loads(file.attrs["encoder"])["encoder"] == "phikon-v2"
@@ -411,7 +412,7 @@ def test_an_export_is_plain_hdf5(root: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_export_is_an_error_and_no_file(root: Path, tmp_path: Path) -> None:
     filled(root, 3)
-    (encoder,) = upkeep.encoders(root)
+    (encoder,) = inventory.encoders(root)
     with pytest.raises(InputError, match="no sound phikon-v2 embedding"):
         export_slide(encoder, TWO.fingerprint, path=tmp_path / "two.h5")
     assert not list(tmp_path.glob("*.h5"))
@@ -420,7 +421,7 @@ def test_nothing_to_export_is_an_error_and_no_file(root: Path, tmp_path: Path) -
 @pytest.mark.parametrize("place", [0.5, 0.9])
 def test_a_damaged_export_is_refused_whole(root: Path, tmp_path: Path, place: float) -> None:
     filled(root, 2000)
-    (encoder,) = upkeep.encoders(root)
+    (encoder,) = inventory.encoders(root)
     path = export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5").path
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 1
@@ -453,7 +454,7 @@ def damage_place(file: h5py.File) -> None:
 @pytest.mark.parametrize("damage", [damage_nothing, damage_version, damage_shape, damage_values, damage_place])
 def test_a_file_that_is_no_export_is_refused(root: Path, tmp_path: Path, damage: Callable[[h5py.File], None]) -> None:
     filled(root, 300)
-    (encoder,) = upkeep.encoders(root)
+    (encoder,) = inventory.encoders(root)
     path = export_slide(encoder, ONE.fingerprint, path=tmp_path / "one.h5").path
     with h5py.File(path, "r+") as file:
         damage(file)

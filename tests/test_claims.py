@@ -14,7 +14,8 @@ from made import encoder_description
 
 from ds2c_cli.cache import claims as module
 from ds2c_cli.cache.claims import Claims
-from ds2c_cli.cache.maintenance import holdings, merge, verify
+from ds2c_cli.cache.inventory import holdings
+from ds2c_cli.cache.maintenance import merge, verify
 from ds2c_cli.cache.store import Cache
 from ds2c_cli.embeddings import pipeline
 from ds2c_cli.embeddings.embed import Embedded, embed

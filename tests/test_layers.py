@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "cache.store": {"numpy", "lmdb"},
     "cache.segments": {"numpy", "lmdb"},
     "cache.claims": set(),
+    "cache.inventory": {"lmdb"},
     "cache.maintenance": {"numpy", "lmdb"},
     "cache.transfer": {"numpy", "h5py"},
     "cli.console": {"rich"},

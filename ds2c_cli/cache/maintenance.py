@@ -1,17 +1,14 @@
-"""The cache's upkeep: what it holds, whether it is sound, folding small segments into large ones, making room."""
+"""The cache's upkeep: whether it is sound, folding small segments into large ones, making room."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
 from typing import TypedDict
@@ -19,35 +16,16 @@ from typing import TypedDict
 import lmdb
 import numpy as np
 
-from ..errors import Ds2cError, InputError, UsageError
+from ..errors import UsageError
 from ..progress import Progress, silent
 from . import claims
-from .segments import CORRUPT, Pack, SlideName, salvage, shared_segment, writing_to
-from .store import VERSION, Cache, listing
+from .inventory import Encoder, Stored, encoders, mark_of, size_of
+from .segments import CORRUPT, SlideName, salvage, shared_segment, writing_to
 
 MERGED_BYTES = 4 << 30  # of a merged segment
 GRACE_HOURS = 24.0  # merged segments are deleted after this, when no job reads them any more
 LITTER_SECONDS = 86_400.0  # what a killed job left half copied, or claimed, is litter after a day
 QUARANTINE = "quarantine"
-NOBODY = SlideName("", "")
-
-
-class SlideTiles(TypedDict):
-    """How many tiles of a slide a segment holds."""
-
-    fingerprint: str
-    path: str
-    tiles: int
-
-
-class SegmentAbout(TypedDict):
-    """What the file beside a segment says of it."""
-
-    tiles: int
-    bytes: int
-    sha256: str
-    created: str  # ISO 8601
-    slides: list[SlideTiles]
 
 
 class Lost(TypedDict):
@@ -56,89 +34,6 @@ class Lost(TypedDict):
     slide: str
     path: str
     tiles: int
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A published segment, as the file beside it says; `about` is None where that is gone or damaged."""
-
-    path: Path
-    bytes: int
-    about: SegmentAbout | None
-
-    @property
-    def tiles(self) -> int:
-        return int(self.about.get("tiles", 0)) if self.about else 0
-
-    @property
-    def created(self) -> float:
-        """Say when it was published, in seconds since the epoch."""
-        return datetime.fromisoformat(self.about["created"]).timestamp() if self.about else self.path.stat().st_mtime
-
-    @property
-    def slides(self) -> Counter[SlideName]:
-        """Count the tiles of each slide; all are nobody's where that is unknown."""
-        if not self.about:
-            return Counter({NOBODY: 0})
-        return Counter({SlideName(one["fingerprint"], one["path"]): one["tiles"] for one in self.about["slides"]})
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """One encoder's folder of a cache."""
-
-    folder: Path
-
-    @property
-    def fingerprint(self) -> str:
-        return self.folder.name
-
-    @cached_property
-    def description(self) -> dict[str, object]:
-        """Read its encoder.json, whatever else it says; raises Ds2cError where that is damaged."""
-        path = self.folder / "encoder.json"
-        try:
-            about = json.loads(path.read_text())
-            return {**about, "encoder": str(about.get("encoder", "unknown")), "dimension": int(about["dimension"])}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Ds2cError(f"{path} is damaged ({error})", "Delete it; the next embed writes it.") from error
-
-    @property
-    def name(self) -> str:
-        return str(self.description["encoder"])
-
-    @property
-    def dimension(self) -> int:
-        dimension = self.description["dimension"]
-        assert isinstance(dimension, int)
-        return dimension
-
-    def cache(self) -> Cache:
-        """Open its embeddings."""
-        return Cache(self.folder.parents[1], self.fingerprint, self.dimension)
-
-    def segments(self) -> list[Stored]:
-        """List its published segments that no other replaces, oldest first."""
-        _, replaced, published = listing(self.folder)
-        return [_stored(self.folder / name) for name in sorted(published - replaced)]
-
-    def replaced(self) -> dict[Path, float]:
-        """List the segments that others replace, and since when (seconds since the epoch)."""
-        _, replaced, published = listing(self.folder)
-        return {self.folder / name: _mark(self.folder / name).stat().st_mtime for name in published & replaced}
-
-
-@dataclass(frozen=True)
-class Holding:
-    """Tiles of one slide that an encoder's segments hold, and their share of the bytes on disk."""
-
-    encoder: str
-    fingerprint: str
-    dimension: int
-    slide: str
-    path: str
-    tiles: int  # one that two segments hold counts twice, until they are merged
-    bytes: int
 
 
 @dataclass
@@ -167,44 +62,6 @@ class Changed:
     tiles_removed: int = 0
     bytes_waiting: int = 0  # of replaced segments, until their grace period is over
     skipped: list[str] = field(default_factory=list)  # segments that are damaged and were left alone
-
-
-def encoders(root: Path, wanted: str = "") -> list[Encoder]:
-    """List the encoders that a cache holds; with `wanted` those of this name, or whose fingerprint begins so.
-
-    Raises InputError when there is none of them.
-    """
-    found = [Encoder(path.parent) for path in sorted((root / VERSION).glob("*/encoder.json"))]
-    chosen = [one for one in found if wanted in ("", one.name) or one.fingerprint.startswith(wanted)]
-    if wanted and not chosen:
-        held = ", ".join(sorted({one.name for one in found})) or "nothing"
-        raise InputError(f"{root} has no embeddings of {wanted} (it has: {held})", "Look with `ds2c cache info`.")
-    return chosen
-
-
-def holdings(root: Path, wanted: str = "") -> list[Holding]:
-    """Sum up what the cache holds by encoder and slide, as the files beside the segments say, without opening these."""
-    found = []
-    for encoder in encoders(root, wanted):
-        tiles, size = Counter[SlideName](), Counter[SlideName]()
-        for segment in encoder.segments():
-            slides = segment.slides
-            tiles += slides
-            for slide, count in slides.items():
-                size[slide] += round(segment.bytes * count / slides.total()) if segment.tiles else segment.bytes
-        found += [
-            Holding(
-                encoder=encoder.name,
-                fingerprint=encoder.fingerprint,
-                dimension=encoder.dimension,
-                slide=slide.fingerprint,
-                path=slide.path,
-                tiles=tiles[slide],
-                bytes=size[slide],
-            )
-            for slide in sorted(size)
-        ]
-    return found
 
 
 def verify(root: Path, wanted: str = "", *, dry_run: bool = False, progress: Progress = silent) -> list[Verified]:
@@ -245,7 +102,7 @@ def merge(
             for segment in small:
                 if segment.path.name not in skipped:
                     with writing_to(encoder.folder):
-                        _mark(segment.path).touch()
+                        mark_of(segment.path).touch()
         if not dry_run:
             _sweep(encoder, grace_hours)
         results.append(_changed(encoder, before, skipped=skipped))
@@ -341,16 +198,6 @@ def _oldest_over(root: Path, wanted: str, *, most_bytes: int) -> set[Path]:
     return over
 
 
-def packs_of(encoder: Encoder, slide: str) -> Iterable[Pack]:
-    """Read the packs of one slide (its fingerprint) in all sound segments, newest first; a tile may come twice."""
-    for segment in reversed(encoder.segments()):
-        if not segment.about or any(name.fingerprint == slide for name in segment.slides):
-            with suppress(lmdb.Error, ValueError):
-                for _, pack in shared_segment(segment.path).packs(encoder.dimension):
-                    if pack.slide.fingerprint == slide:
-                        yield pack
-
-
 def delete(path: Path) -> None:
     """Delete a segment with all that stands beside it; raises Ds2cError where that cannot be done."""
     with writing_to(path.parent):
@@ -443,7 +290,7 @@ def _changed(encoder: Encoder, before: Sequence[Stored], *, skipped: list[str]) 
         segments_after=len(after),
         bytes_before=sum(segment.bytes for segment in before),
         bytes_after=sum(segment.bytes for segment in after),
-        bytes_waiting=sum(_size(path) for path in encoder.replaced()),
+        bytes_waiting=sum(size_of(path) for path in encoder.replaced()),
         skipped=skipped,
     )
 
@@ -458,25 +305,3 @@ def _sweep(encoder: Encoder, grace_hours: float) -> None:
         with suppress(OSError):
             if now - litter.stat().st_mtime >= LITTER_SECONDS:
                 litter.unlink()
-
-
-def _stored(path: Path) -> Stored:
-    """Look up a segment and what the file beside it says."""
-    try:
-        about = json.loads(path.with_suffix(".json").read_text())
-        if not isinstance(about, dict) or "slides" not in about:
-            about = None
-    except (OSError, ValueError):
-        about = None
-    return Stored(path, _size(path), about)
-
-
-def _size(path: Path) -> int:
-    with suppress(OSError):  # deleted by another's merge
-        return path.stat().st_size
-    return 0
-
-
-def _mark(path: Path) -> Path:
-    """Name the empty file that says that newer segments hold all of this one."""
-    return path.with_name(f"{path.name}.replaced")

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..files import replacing
 from ..progress import Progress, silent
-from .maintenance import Encoder, packs_of
+from .inventory import Encoder, packs_of
 from .segments import KEY, PACK, SlideName
 from .store import Cache
 

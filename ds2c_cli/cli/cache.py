@@ -35,8 +35,7 @@ GraceOption = Annotated[
 @shared("cache")
 def info(session: Session, encoder: WantedOption = "") -> None:
     """Show what the cache holds, by encoder and slide."""
-    from ..cache.inventory import totals
-    from ..cache.maintenance import holdings
+    from ..cache.inventory import holdings, totals
 
     root = session.cache
     held, summed = holdings(root, encoder), totals(root, encoder)
