@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .embeddings.embed import embed
@@ -27,7 +27,6 @@ __all__ = [
     "Sources",
     "Training",
     "Workspace",
-    "__version__",
     "embed",
     "evaluate",
     "export",

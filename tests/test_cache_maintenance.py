@@ -267,7 +267,7 @@ def test_a_merge_killed_before_it_marked_what_it_merged_does_no_harm(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(upkeep, "_mark", killed)
+        patched.setattr(upkeep, "mark_of", killed)
         with pytest.raises(KeyboardInterrupt):
             upkeep.merge(root, grace_hours=0)
     assert len(live(root)) == 3

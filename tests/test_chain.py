@@ -114,7 +114,7 @@ def test_train_leaves_a_checkpoint_that_is_safe_to_load_and_a_loss_curve(ds2c, t
     about = json.loads(content["about"])
     assert about["train"] == ["one"]
     assert about["encoder"]["description"]["encoder"] == "colour"
-    assert len(about["genes"]) == content["state"]["members.0.rho.3.bias"].shape[0]
+    assert len(about["genes"]) == content["state"]["networks.0.rho.3.bias"].shape[0]
     assert path.with_suffix(".png").exists()
     again = ds2c("train", "--train", "one", "--epochs", 5, "--hidden", 32)
     assert "up to date" in again.err
