@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from ..choices import SplitBy
 from .console import console
 from .options import DryRunOption, Session, shared
 from .panels import RUN
+
+if TYPE_CHECKING:
+    from ..benchmark.compare import Compared
+    from ..benchmark.plan import Benchmark
 
 
 @shared("device", "project", "cache")
@@ -38,13 +42,9 @@ def command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Compare models over folds and seeds: prepare, embed, train, score, and one report."""
-    from ..benchmark.board import Board
+    from ..benchmark.compare import compare
     from ..benchmark.plan import read_benchmark
-    from ..benchmark.report import tables_of, write_benchmark
-    from ..benchmark.results import collect
-    from ..benchmark.run import run
     from ..errors import Ds2cError, InputError
-    from ..evaluation.page import legend
 
     plan = read_benchmark(file, split_by or "")
     if dry_run:
@@ -58,26 +58,32 @@ def command(
         return
     told: set[str] = set()
     with session.workspace() as workspace:
-        nothing: list[tuple[str, dict[str, str]]] = [("", {})]
-        steps = run(workspace, plan, seeds=seed or (), force=force)
-        for done, failed in nothing if report_only else steps:
-            for what in [each for each in failed if each not in told]:
-                console.warn(f"{what} failed: {failed[what]}")
+        for now in compare(workspace, plan, seeds=seed or (), force=force, report_only=report_only):
+            for what in [each for each in now.failed if each not in told]:
+                console.warn(f"{what} failed: {now.failed[what]}")
                 told.add(what)
-            results = collect(session.project, plan, failed)
-            if results.rows.empty:
-                continue
-            report = write_benchmark(session.project, plan, results)
-            if done:
-                console.note(f"{done} done; {report}")
+            if now.done and now.report:
+                console.note(f"{now.done} done; {now.report}")
     failure = Ds2cError(
-        f"{len(failed)} steps of {plan.name} failed, for the reasons above",
+        f"{len(now.failed)} steps of {plan.name} failed, for the reasons above",
         "Deal with them and run it again: what is done stays. --force replaces what was made from other inputs.",
     )
-    if results.rows.empty and failed:
+    if now.report is None and now.failed:
         raise failure
-    if results.rows.empty:
-        raise InputError(f"nothing has been scored yet in {results.folder}", "Run `ds2c benchmark` on the file.")
+    if now.report is None:
+        raise InputError(f"nothing has been scored yet in {now.results.folder}", "Run `ds2c benchmark` on the file.")
+    _show(plan, now, report=now.report)
+    if now.failed:
+        raise failure
+
+
+def _show(plan: Benchmark, now: Compared, *, report: Path) -> None:
+    """Print the tables of a benchmark, and what is not in them."""
+    from ..benchmark.board import Board
+    from ..benchmark.report import tables_of
+    from ..evaluation.page import legend
+
+    results = now.results
     for table in tables_of(plan, Board(results), brief=True):
         console.table(table.title, table.columns, table.rows)
     console.note(legend(results.rows["scenario"].unique()))
@@ -88,7 +94,5 @@ def command(
     if results.missing:
         console.warn(f"{len(results.missing)} scores are not there yet, the first of them {results.missing[0]}")
     console.result([report], {"report": report, "folder": results.folder, "missing": results.missing,
-                              "failed": failed, "warnings": results.warnings,
-                              "rows": results.rows.to_dict("records")})  # fmt: skip
-    if failed:
-        raise failure
+                                  "failed": now.failed, "warnings": results.warnings,
+                                  "rows": results.rows.to_dict("records")})  # fmt: skip
