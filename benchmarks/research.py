@@ -23,7 +23,7 @@ from ds2c_cli.evaluation.metrics import Moments, centred_by
 from ds2c_cli.expression import log_share
 from ds2c_cli.prediction.inference import Inference
 from ds2c_cli.project import Project, Sample, default_cache
-from ds2c_cli.records import CheckpointInfo, EncoderUsed
+from ds2c_cli.records import CheckpointInfo
 from ds2c_cli.settings import Embedding, Training
 from ds2c_cli.training.checkpoint import Checkpoint, build_model, standardisation
 from ds2c_cli.training.dataset import SpotDataset, load_dataset
@@ -123,9 +123,6 @@ def main() -> None:
     for folder in words.projects:
         project = Project(folder)
         encoder = project.embedding(Embedding(encoder=words.encoder))
-        encoder_used = EncoderUsed(
-            settings=encoder.settings, fingerprint=encoder.fingerprint, description=encoder.description
-        )
         cache = Cache(default_cache(), encoder.fingerprint, encoder.description.dimension)
         for pair in words.pairs.split(","):
             train, test = project.samples(pair.split(":"))
@@ -158,7 +155,7 @@ def main() -> None:
                     )  # fmt: skip
                     info = CheckpointInfo(
                         name=name, recipe="", ds2c="", training=settings, genes=genes, geometry=train.geometry,
-                        encoder=encoder_used, train=[train.name], val=[], cohorts=[train.cohort], donors=[train.donor],
+                        encoder=encoder.used, train=[train.name], val=[], cohorts=[train.cohort], donors=[train.donor],
                         slides=[train.slide_fingerprint], mixed_precision=False, epochs=len(history), best_epoch=1,
                         best_loss=0.0,
                     )  # fmt: skip

@@ -92,6 +92,11 @@ class EmbeddingRecord(EncoderUsed):
     samples: list[str]  # into whose tiles the shards were split
     shards: int
 
+    @property
+    def used(self) -> EncoderUsed:
+        """Give the encoder alone, as checkpoints name it."""
+        return EncoderUsed(settings=self.settings, fingerprint=self.fingerprint, description=self.description)
+
 
 class CheckpointInfo(Record):
     """What a checkpoint was trained from and how."""

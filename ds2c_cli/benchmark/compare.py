@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def compare(
     seeds: Sequence[int] = (),
     force: bool = False,
     report_only: bool = False,
+    on_failure: Callable[[str, str], None],
 ) -> Iterator[Compared]:
     """Do what is not done yet, a seed at a time, and write the report after each.
 
@@ -39,12 +40,17 @@ def compare(
         seeds: Those of the plan to do; all by default.
         force: Replace samples and checkpoints that were made from other inputs or settings.
         report_only: Do nothing, and write the report of what has been scored.
+        on_failure: Called once with each step that failed and why, before the report is written.
     """
     nothing: list[tuple[str, dict[str, str]]] = [("", {})]
     steps: Iterable[tuple[str, dict[str, str]]] = (
         nothing if report_only else run(workspace, plan, seeds=seeds, force=force)
     )
+    told: set[str] = set()
     for done, failed in steps:
+        for what in [each for each in failed if each not in told]:
+            on_failure(what, failed[what])
+            told.add(what)
         results = collect(workspace.project, plan, failed)
         report = None if results.rows.empty else write_benchmark(workspace.project, plan, results)
         yield Compared(done, dict(failed), results, report)

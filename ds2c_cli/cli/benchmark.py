@@ -56,12 +56,15 @@ def command(
         console.result([], {"folds": [{"name": fold.name, "train": fold.train, "scored": fold.scenario}
                                       for fold in plan.folds], "networks": count})  # fmt: skip
         return
-    told: set[str] = set()
     with session.workspace() as workspace:
-        for now in compare(workspace, plan, seeds=seed or (), force=force, report_only=report_only):
-            for what in [each for each in now.failed if each not in told]:
-                console.warn(f"{what} failed: {now.failed[what]}")
-                told.add(what)
+        for now in compare(
+            workspace,
+            plan,
+            seeds=seed or (),
+            force=force,
+            report_only=report_only,
+            on_failure=lambda what, why: console.warn(f"{what} failed: {why}"),
+        ):
             if now.done and now.report:
                 console.note(f"{now.done} done; {now.report}")
     failure = Ds2cError(

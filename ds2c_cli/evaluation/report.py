@@ -15,7 +15,7 @@ from .baselines import BASELINES, SEE_SPOT
 from .evaluate import Evaluated, relative_to_ceiling
 from .figures import cells_per_spot, painted, score_by_genes
 from .page import TEMPLATES, Table, Value, legend, save_figures, write_page
-from .scoring import SEES_SPOT, Painted
+from .scoring import SEES_SPOT, Painted, given_spot
 
 # Baselines, the models from the last of their table on, and what they cannot exceed.
 ORDER = (*BASELINES, *(name for name in reversed(MODELS) if name != CELL_SUPERVISED), CELL_SUPERVISED)
@@ -30,7 +30,7 @@ def tables_of(found: Evaluated, genes: str = "top100") -> list[Table]:
     """Give tables of one gene set: from the image alone, apart given the spot, each also as shares of the ceiling."""
     rows = found.rows[found.rows["genes"] == genes]
     share = relative_to_ceiling(rows)
-    given = rows["model"].str.endswith(SEES_SPOT) | rows["model"].isin(SEE_SPOT)
+    given = rows["model"].map(given_spot).astype(bool)
     what = f"mean r over the {genes.replace('top', 'top ').replace('hvg', 'most variable ')} genes"
     tables = []
     for chosen, title in (

@@ -237,7 +237,7 @@ class MomentsByScenario:
         """
         inside = them.inside
         parts = [(f"{self.scenario}_in", inside), (f"{self.scenario}_out", ~inside)]
-        if self._whole and not (SEES_SPOT in model or model in SEE_SPOT):
+        if self._whole and not given_spot(model):
             parts.append((self.scenario, np.ones_like(inside)))
         for scenario, chosen in parts:
             self._moments(model, scenario, "pearson").add(

@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from ..choices import Boundaries
 from ..errors import InputError
 from ..geometry import MicronsToPixels, fit_alignment, through_alignment
 from .cell_tables import ID_COLUMNS, VERTEX, read_vertices
 from .cells import Cells, checked_cells
 from .tables import column_names, find_columns, no_columns, numbers, read_columns, readable
-
-Boundaries = Literal["cell", "nucleus"]
 
 EXPERIMENT = "experiment.xenium"
 MATRICES = ("cell_feature_matrix.h5", "cell_feature_matrix/matrix.mtx.gz", "cell_feature_matrix/matrix.mtx")

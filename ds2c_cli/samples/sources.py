@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..choices import Boundaries
 from ..errors import UsageError
-from ..io.xenium import Boundaries
 
 GRID = "grid:"  # --cells grid:20 lays pseudo-cells of 20 um on the tissue
 

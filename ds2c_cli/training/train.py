@@ -17,7 +17,7 @@ from ..errors import InputError, UsageError
 from ..files import recipe_hash
 from ..models import MODELS
 from ..project import Project, Sample, Workspace, must_run
-from ..records import CheckpointInfo, EmbeddingRecord, EncoderUsed
+from ..records import CheckpointInfo, EmbeddingRecord
 from ..settings import Training
 from ..version import __version__
 from .checkpoint import Checkpoint, build_model, load_checkpoint, standardisation
@@ -93,9 +93,8 @@ def train(
     best = int(np.argmin(history[:, 1]))
     info = CheckpointInfo(
         name=path.stem, recipe=recipe, ds2c=__version__, training=settings, genes=panel.genes,
-        geometry=learned[0].geometry, encoder=EncoderUsed(
-            settings=encoder.settings, fingerprint=encoder.fingerprint, description=encoder.description
-        ), train=[s.name for s in learned], val=[s.name for s in held], cohorts=sorted({s.cohort for s in learned}),
+        geometry=learned[0].geometry, encoder=encoder.used,
+        train=[s.name for s in learned], val=[s.name for s in held], cohorts=sorted({s.cohort for s in learned}),
         donors=sorted({s.donor for s in learned}), slides=sorted({s.slide_fingerprint for s in samples}),
         mixed_precision=uses_mixed_precision(settings, where), epochs=len(history), best_epoch=best + 1,
         best_loss=float(history[best, 1]),
